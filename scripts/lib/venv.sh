@@ -38,10 +38,10 @@ stamp() {
 stamped() { [[ -x $VENV/bin/python && -f $VENV/.$1 && $(<"$VENV/.$1") == "$(stamp "$1")" ]]; }
 
 build_venv() {
-    local kind=$1 lock=$ROOT/requirements.lock log=$VENV/setup.log
-    if [[ $kind == dev ]]; then lock=$ROOT/requirements-dev.lock; fi
+    local kind=$1 log=$VENV/setup.log wanted=(-r "$ROOT/requirements.lock")
+    if [[ $kind == dev ]]; then wanted+=(-r "$ROOT/requirements-dev.lock"); fi
     if reusable; then
-        say "updating .venv (its lock has changed)"
+        say "bringing .venv up to date with its lock"
         rm -f -- "$VENV/.runtime" "$VENV/.dev"
     else
         local python
@@ -51,9 +51,9 @@ build_venv() {
         "$python" -m venv --clear -- "$VENV" >&2 || fail_setup "$python could not make $VENV"
     fi
     # -I: neither PYTHONPATH nor the user's own packages may pass for installed ones.
-    "$VENV/bin/python" -I -m pip install --disable-pip-version-check --no-input --require-hashes -r "$lock" \
-        >"$log" 2>&1 || { cat -- "$log" >&2; fail_setup "pip could not install $(basename -- "$lock"), see above"; }
-    stamp runtime >"$VENV/.runtime" # the dev lock holds the runtime lock
+    "$VENV/bin/python" -I -m pip install --disable-pip-version-check --no-input --require-hashes "${wanted[@]}" \
+        >"$log" 2>&1 || { cat -- "$log" >&2; fail_setup "pip could not install the locked packages, see above"; }
+    stamp runtime >"$VENV/.runtime"
     if [[ $kind == dev ]]; then stamp dev >"$VENV/.dev"; fi
 }
 
