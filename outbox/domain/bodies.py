@@ -1,0 +1,141 @@
+"""Rules for the bytes of a JSON body: what is refused, how its members are found, how a copy for a receiver is made.
+
+A body is kept exactly as it came. Where a parser is stricter than JSON (a lone surrogate escape is legal, and
+JavaScript writes one for a cut emoji), a same-length copy with that escape neutralised is parsed instead, and the
+offsets found in the copy are applied to the original.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from outbox.domain.errors import MalformedError
+
+MAX_DEPTH = 200
+
+_DESTINATION, _DATE_TIME = b'"destination"', b'"date_time"'
+_BOM = b"\xef\xbb\xbf"
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]', re.DOTALL)
+# Escapes are consumed one by one, so that the `\\` of an escaped backslash never pairs with a following `u`.
+_ESCAPE = re.compile(
+    rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F]..)|\\.", re.DOTALL
+)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
+_STEP = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
+_MEMBERS = msgspec.json.Decoder(dict[str, Raw])
+_T = TypeVar("_T")
+
+
+def check_text(body: bytes) -> None:
+    """Refuse what no JSON parser should be handed: a byte-order mark, invalid UTF-8, more than 200 levels.
+
+    Raises MalformedError, with the offset in bytes where there is one.
+    """
+    if body.startswith(_BOM):
+        msg = "the body starts with a byte-order mark: send plain UTF-8"
+        raise MalformedError(msg)
+    if not body.isascii():
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            msg = f"the body is not valid UTF-8 (byte {error.start})"
+            raise MalformedError(msg) from error
+    # Counting every bracket, those inside strings too, clears nearly all bodies without a look at their structure.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+        msg = f"the body is nested more than {MAX_DEPTH} levels deep"
+        raise MalformedError(msg)
+
+
+def _depth(body: bytes) -> int:
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+
+
+def decode_json(decoder: "msgspec.json.Decoder[_T]", body: bytes) -> _T:
+    """Decode `body`, forgiving lone surrogate escapes (what is decoded then has U+FFFD in their place).
+
+    Raises MalformedError when it is not JSON and msgspec.ValidationError when it has the wrong shape.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        # The decoder stops at the first wrong type: the rest may not be JSON at all, which is the worse fault.
+        _refuse_malformed(body)
+        raise
+    except msgspec.DecodeError as error:
+        neutral = neutralised(body)
+        if neutral == body:
+            raise MalformedError(_sentence(error)) from error
+    return decode_json(decoder, neutral)
+
+
+def _refuse_malformed(body: bytes) -> None:
+    try:
+        msgspec.json.decode(neutralised(body), type=Raw)
+    except msgspec.DecodeError as error:
+        raise MalformedError(_sentence(error)) from error
+
+
+def _sentence(error: msgspec.DecodeError) -> str:
+    text = str(error)
+    return text if text.startswith("JSON is malformed") else f"JSON is malformed: {text[:1].lower()}{text[1:]}"
+
+
+def neutralised(body: bytes) -> bytes:
+    """Return `body` with every lone surrogate escape replaced by one of the same length, or `body` itself."""
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return body
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[2] else found[0], body)
+
+
+def copy_for(body: bytes, destination: str, date_time: str | None) -> bytes:
+    """Return the copy of an accepted `body` (a JSON object) whose `destination` is the given URL.
+
+    `date_time` is added when given and not there. Every other member stays byte for byte what came, in its place;
+    only white space between the outermost members may go.
+    """
+    url = msgspec.json.encode(destination)
+    try:
+        members = _MEMBERS.decode(body)
+    except msgspec.DecodeError:
+        return _copy_by_offsets(body, url, date_time)
+    members["destination"] = Raw(url)
+    if date_time is not None:
+        members.setdefault("date_time", Raw(msgspec.json.encode(date_time)))
+    return msgspec.json.encode(members)
+
+
+def _copy_by_offsets(body: bytes, url: bytes, date_time: str | None) -> bytes:
+    members = list(_members(body))
+    names = {name for name, _ in members}
+    if _DESTINATION not in names:
+        members.append((_DESTINATION, url))
+    if date_time is not None and _DATE_TIME not in names:
+        members.append((_DATE_TIME, msgspec.json.encode(date_time)))
+    return b"{" + b",".join(name + b":" + (url if name == _DESTINATION else value) for name, value in members) + b"}"
+
+
+def _members(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the outermost members of a valid JSON object: the name with its quotes, the value with no outer space."""
+    depth = 0
+    name = start = None
+    for token in _TOKEN.finditer(body):
+        mark = token[0]
+        if mark in b"{[":
+            depth += 1
+        elif mark in b"}]":
+            depth -= 1
+        if depth > 1:
+            continue
+        if name is None and mark.startswith(b'"'):
+            name = mark
+        elif mark == b":" and start is None:
+            start = token.end()
+        elif name is not None and start is not None and (mark == b"," or depth == 0):
+            yield name, body[start : token.start()].strip()
+            name = start = None

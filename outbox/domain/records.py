@@ -1,0 +1,133 @@
+"""Records: the facts the log can hold, and their encoding.
+
+A record is a msgspec Struct encoded as a MessagePack array whose first element is the tag below. Nothing that was
+ever written may become unreadable: tags are never reused, fields are only ever appended, and with a default that says
+what their absence meant. A record does not hold its own seq; records that refer to an event hold that event's seq.
+"""
+
+import hashlib
+
+import msgspec
+from msgspec import Struct
+
+from outbox.domain.deliveries import Effect
+from outbox.domain.errors import CorruptError
+from outbox.domain.webhooks import Scope, Settings, Source
+
+GENESIS = bytes(32)
+
+
+class EventAccepted(Struct, frozen=True, array_like=True, tag=1):
+    """An event was accepted, and this is whom it must reach: `targets` are webhook numbers, fixed here for good.
+
+    `digest` is the SHA-256 of the body, `size` its bytes; `dated` says whether the body has a `date_time` of its own;
+    `idempotency` is the 16-byte digest of the producer's key, or empty.
+    """
+
+    id: bytes
+    at_ms: int
+    kind: str
+    instance: str
+    digest: bytes
+    size: int
+    ordering_key: int
+    targets: tuple[int, ...]
+    dated: bool
+    hops: int
+    idempotency: bytes
+
+
+class AttemptRecorded(Struct, frozen=True, array_like=True, tag=2):
+    """One POST was made, and this is what came of it.
+
+    `status` is None where no answer came, `error` then names why; `detail` is for people; `excerpt` is the first KiB
+    of a failure's answer. `effect` is what it did to the delivery, whose `charged` attempts and due time follow;
+    `reason` says why the delivery is dead.
+    """
+
+    event: int
+    webhook: int
+    attempt: int
+    at_ms: int
+    took_ms: int
+    status: int | None
+    error: str
+    detail: str
+    excerpt: bytes
+    effect: Effect
+    charged: int
+    due_ms: int
+    reason: str
+
+
+class WebhookSet(Struct, frozen=True, array_like=True, tag=3):
+    """A webhook was set. `webhook` is its number, 0 meaning that this record is its first and gives the number.
+
+    Credentials are not here, since the log forgets nothing: `secret` is their id in the table of secrets (empty: there
+    are none) and `fingerprint` the digest they must match.
+    """
+
+    webhook: int
+    at_ms: int
+    scope: Scope
+    instance: str
+    name: str
+    settings: Settings
+    source: Source
+    secret: bytes
+    fingerprint: bytes
+
+
+class WebhookDeleted(Struct, frozen=True, array_like=True, tag=4):
+    """A webhook was deleted: nothing is routed to it from here on, and its unsettled deliveries will be settled."""
+
+    webhook: int
+    at_ms: int
+
+
+class DeliveriesBuried(Struct, frozen=True, array_like=True, tag=5):
+    """All unsettled deliveries of `webhook` whose event is in `first..last` are dead; so many were in each state."""
+
+    webhook: int
+    first: int
+    last: int
+    at_ms: int
+    reason: str
+    pending: int
+    waiting: int
+
+
+Record = EventAccepted | AttemptRecorded | WebhookSet | WebhookDeleted | DeliveriesBuried
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+encode = _ENCODER.encode
+
+
+def decode(data: bytes) -> Record:
+    """Return the record that `data` encodes. Raises CorruptError."""
+    try:
+        return _DECODER.decode(data)
+    except msgspec.DecodeError as error:
+        msg = f"a record of the log cannot be read: {error}"
+        raise CorruptError(msg) from error
+
+
+def chained(previous: bytes, data: bytes) -> bytes:
+    """Return the digest, 32 bytes, of an encoded record that follows the one with the digest `previous`."""
+    return hashlib.sha256(previous + data).digest()
+
+
+def subject(record: Record) -> int | None:
+    """Return what a record is about, as the log's index has it: an event's seq, or minus a webhook's number.
+
+    An EventAccepted and the first WebhookSet are found by their own seq and need none.
+    """
+    match record:
+        case EventAccepted():
+            return None
+        case AttemptRecorded():
+            return record.event
+        case WebhookSet() | WebhookDeleted() | DeliveriesBuried():
+            return -record.webhook or None

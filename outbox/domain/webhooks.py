@@ -1,0 +1,176 @@
+"""A webhook: a configured receiver, global or local to an instance. Its settings, and the checks they must pass."""
+
+import re
+from typing import Literal
+from urllib.parse import SplitResult, urlsplit
+
+from msgspec import Struct
+
+from outbox.domain import catalogue
+from outbox.domain.catalogue import RouteStyle
+from outbox.domain.errors import InvalidError
+
+URL_MAX_LENGTH = 2048
+HEADERS_MAX = 50
+HEADER_VALUE_MAX_LENGTH = 4096
+CONCURRENCY_MAX = 1000
+TIMEOUT_MAX_MS = 600_000
+
+Scope = Literal["global", "instance"]
+Source = Literal["api", "environment"]
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+_URL_CHARACTERS = re.compile(r"[^\x00-\x20\x7f<>\"\\^`{|}]+")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RESERVED_HEADERS = frozenset(
+    {"host", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect", "cookie"}
+)
+_RESERVED_PREFIXES = ("content-", "proxy-", "webhook-", "x-outbox-")
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What is set of a webhook, without its credentials.
+
+    It stands in records, so every field is always written: a default may change, what was recorded may not.
+    `events` holds canonical kinds, none of them meaning all; `by_events` appends the route suffix; `base64` false
+    strips media; `route_style` None means the service's; `timeout_ms` None means the service's; `concurrency` is the
+    most POSTs in flight.
+    """
+
+    url: str
+    enabled: bool = True
+    by_events: bool = False
+    events: tuple[str, ...] = ()
+    base64: bool = True
+    route_style: RouteStyle | None = None
+    concurrency: int = 32
+    timeout_ms: int | None = None
+
+
+class Credentials(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What of a webhook must not stand in the log: header values, and the user and password of its URL."""
+
+    headers: dict[str, str] = {}
+    userinfo: str = ""
+
+
+class Webhook(Struct, frozen=True):
+    """A webhook as it stands at some point of the log.
+
+    `number` is the seq of the record that first set it: the same name set again after a deletion is a new webhook.
+    """
+
+    number: int
+    scope: Scope
+    instance: str
+    name: str
+    settings: Settings
+    credentials: Credentials
+    source: Source
+    created_ms: int
+    updated_ms: int
+
+    @property
+    def address(self) -> tuple[Scope, str, str]:
+        """What is unique among live webhooks: scope, instance and name."""
+        return (self.scope, self.instance, self.name)
+
+    @property
+    def url(self) -> str:
+        """The URL with its user and password, as it was set."""
+        return join_userinfo(self.settings.url, self.credentials.userinfo)
+
+    def takes(self, kind: str) -> bool:
+        """Say whether events of the canonical `kind` go to it."""
+        return self.settings.enabled and (not self.settings.events or kind in self.settings.events)
+
+
+def check_settings(settings: Settings, credentials: Credentials) -> None:
+    """Refuse settings that could not be delivered with. Addresses are judged elsewhere. Raises InvalidError."""
+    if settings.url or settings.enabled:
+        check_url(settings.url)
+    check_headers(credentials.headers)
+    names = {name.lower() for name in credentials.headers}
+    if credentials.userinfo and names & {"authorization", "jwt_key"}:
+        msg = "user and password in the URL and an authorization header contradict each other"
+        raise InvalidError(msg, "$.headers")
+    if not 1 <= settings.concurrency <= CONCURRENCY_MAX:
+        msg = f"concurrency is 1 to {CONCURRENCY_MAX}"
+        raise InvalidError(msg, "$.concurrency")
+    if settings.timeout_ms is not None and not 1 <= settings.timeout_ms <= TIMEOUT_MAX_MS:
+        msg = f"timeout_ms is 1 to {TIMEOUT_MAX_MS}"
+        raise InvalidError(msg, "$.timeout_ms")
+
+
+def check_url(url: str, where: str = "$.url") -> SplitResult:
+    """Return the parts of `url`. Raises InvalidError unless it is an absolute http(s) URL with a host."""
+    if len(url) > URL_MAX_LENGTH or not _URL_CHARACTERS.fullmatch(url):
+        msg = f"a webhook's URL has 1 to {URL_MAX_LENGTH} characters, none of them a space, a control character or a quote"
+        raise InvalidError(msg, where)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        msg = f"not a URL: {error}"
+        raise InvalidError(msg, where) from error
+    if parts.scheme not in {"http", "https"}:
+        msg = "a webhook's URL starts with http:// or https://"
+        raise InvalidError(msg, where)
+    if not parts.hostname or port == 0:
+        msg = "a webhook's URL names a host, and a port from 1 to 65535 if any"
+        raise InvalidError(msg, where)
+    return parts
+
+
+def check_headers(headers: dict[str, str], where: str = "$.headers") -> None:
+    """Refuse headers that HTTP or this service reserves, and values that would break a request. Raises InvalidError."""
+    if len(headers) > HEADERS_MAX:
+        msg = f"a webhook has at most {HEADERS_MAX} headers"
+        raise InvalidError(msg, where)
+    seen: set[str] = set()
+    for name, value in headers.items():
+        lower = name.lower()
+        if not _TOKEN.fullmatch(name) or lower in seen:
+            msg = f"{name[:80]!r} is no header name, or stands there twice"
+            raise InvalidError(msg, where)
+        seen.add(lower)
+        if lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES):
+            msg = f"the header {name!r} is set by the service itself"
+            raise InvalidError(msg, f"{where}.{name}")
+        if len(value) > HEADER_VALUE_MAX_LENGTH or (value and not _VISIBLE.fullmatch(value)):
+            msg = f"a header's value is visible ASCII, at most {HEADER_VALUE_MAX_LENGTH} characters"
+            raise InvalidError(msg, f"{where}.{name}")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name one of several webhooks of a scope. Raises InvalidError."""
+    if not _NAME.fullmatch(name):
+        msg = "a webhook's name has 1 to 64 letters, digits, - and _"
+        raise InvalidError(msg, "name")
+
+
+def canonical_events(spellings: list[str], where: str = "$.events") -> tuple[str, ...]:
+    """Return the canonical names of kinds in any spelling, each once, in the catalogue's order. Raises InvalidError."""
+    wanted = set()
+    for index, spelling in enumerate(spellings):
+        kind = catalogue.find(spelling)
+        if kind is None:
+            msg = f"there is no kind {spelling[:80]!r}; the nearest is {catalogue.nearest(spelling)}"
+            raise InvalidError(msg, f"{where}[{index}]")
+        wanted.add(kind.name)
+    return tuple(kind.name for kind in catalogue.KINDS if kind.name in wanted)
+
+
+def split_userinfo(url: str) -> tuple[str, str]:
+    """Return `url` without its user and password, and these (still percent-encoded) or an empty string."""
+    head, mark, rest = url.partition("://")
+    authority, _, _ = rest.partition("/")
+    authority = authority.partition("?")[0].partition("#")[0]
+    userinfo, at, _ = authority.rpartition("@")
+    return (f"{head}{mark}{rest[len(userinfo) + 1 :]}", userinfo) if at else (url, "")
+
+
+def join_userinfo(url: str, userinfo: str) -> str:
+    """Undo `split_userinfo`."""
+    return url.replace("://", f"://{userinfo}@", 1) if userinfo else url
