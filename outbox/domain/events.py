@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from outbox.domain import catalogue
-from outbox.domain.bodies import check_text, decode_json, neutralised
+from outbox.domain.bodies import check_text, decode_json
 from outbox.domain.errors import InvalidError
 from outbox.domain.ids import body_digest
 

@@ -11,7 +11,12 @@ import msgspec
 
 from outbox.domain.deliveries import TRANSITIONS, Delivery, Effect, State
 from outbox.domain.records import (
-    AttemptRecorded, DeliveriesBuried, EventAccepted, Record, WebhookDeleted, WebhookSet,
+    AttemptRecorded,
+    DeliveriesBuried,
+    EventAccepted,
+    Record,
+    WebhookDeleted,
+    WebhookSet,
 )  # fmt: skip
 
 EVENTS_COUNTER = (0, -1)

@@ -106,7 +106,7 @@ def check_settings(settings: Settings, credentials: Credentials) -> None:
 def check_url(url: str, where: str = "$.url") -> SplitResult:
     """Return the parts of `url`. Raises InvalidError unless it is an absolute http(s) URL with a host."""
     if len(url) > URL_MAX_LENGTH or not _URL_CHARACTERS.fullmatch(url):
-        msg = f"a webhook's URL has 1 to {URL_MAX_LENGTH} characters, none of them a space, a control character or a quote"
+        msg = f"a webhook's URL has 1 to {URL_MAX_LENGTH} characters, no space, control character or quote"
         raise InvalidError(msg, where)
     try:
         parts = urlsplit(url)

@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-# One worker for all of them: they share a checkout, and none is quick.
-pytestmark = pytest.mark.xdist_group("setup")
-
 STUB = """
 import json, os, sys
 import tiny
@@ -233,41 +230,3 @@ def test_touches_only_the_venv(ready: Checkout) -> None:
     """Setting up leaves nothing beside .venv (Python's own caches aside)."""
     wheels = {path.name for path in ready.root.glob("*.whl")}
     assert {path.name for path in ready.root.iterdir()} - wheels == {"app", "scripts", "requirements.lock", ".venv"}
-
-
-def test_runtime_lock_is_all_the_service_needs(tmp_path: Path) -> None:
-    """A copy of the project with nothing but the runtime lock installed starts every script."""
-    copy = tmp_path / "copy"
-    unwanted = shutil.ignore_patterns(".venv", ".git", "data", "__pycache__", ".env")
-    shutil.copytree(PROJECT, copy, ignore=unwanted)
-    environment = clean_environment()
-    del environment["PIP_NO_INDEX"]
-    for script in ("serve", "outbox", "sink"):
-        run = subprocess.run(
-            [copy / "scripts" / script, "--help"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr
-        assert "Usage:" in run.stdout
-
-
-def test_development_lock_extends_the_runtime_lock() -> None:
-    """Every version of the runtime lock stands in the development lock too."""
-    assert pins("requirements.lock") <= pins("requirements-dev.lock")
-
-
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_locks_name_no_index(lock: str) -> None:
-    """A lock pins names, versions and hashes; where packages come from is the affair of who installs."""
-    lines = (PROJECT / lock).read_text().splitlines()
-    assert not [line for line in lines if "://" in line or "index-url" in line or "find-links" in line]
-
-
-def pins(lock: str) -> set[str]:
-    """Read the pinned packages of a lock."""
-    lines = (PROJECT / lock).read_text().splitlines()
-    return {line.rstrip(" \\") for line in lines if "==" in line and not line.startswith((" ", "#"))}
