@@ -83,7 +83,7 @@ def numeric(host: str) -> Address | None:
         pass
     try:
         return IPv4Address(socket.inet_aton(plain))
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         return None
 
 

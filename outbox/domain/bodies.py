@@ -17,17 +17,18 @@ from outbox.domain.errors import MalformedError
 
 MAX_DEPTH = 200
 
-_DESTINATION, _DATE_TIME = b'"destination"', b'"date_time"'
 _BOM = b"\xef\xbb\xbf"
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]', re.DOTALL)
-# Escapes are consumed one by one, so that the `\\` of an escaped backslash never pairs with a following `u`.
+# Possessive quantifiers: a string of many megabytes costs no memory for the ways back into it.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]', re.DOTALL)
+# An escaped backslash is consumed whole, so that its second half never pairs with a following `u`.
 _ESCAPE = re.compile(
-    rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F]..)|\\.", re.DOTALL
+    rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\\\"
 )
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
+_QUOTED = re.compile(rb'"[^"]*"?')
+_NOT_MARKS = bytes(set(range(256)) - set(b'{}[]"'))
 _STEP = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 _MEMBERS = msgspec.json.Decoder(dict[str, Raw])
+_TEXT = msgspec.json.Decoder(str)
 _T = TypeVar("_T")
 
 
@@ -52,7 +53,8 @@ def check_text(body: bytes) -> None:
 
 
 def _depth(body: bytes) -> int:
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
+    brackets = _QUOTED.sub(b"", marks.replace(b'""', b""))
     return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
 
 
@@ -112,18 +114,19 @@ def copy_for(body: bytes, destination: str, date_time: str | None) -> bytes:
 
 def _copy_by_offsets(body: bytes, url: bytes, date_time: str | None) -> bytes:
     members = list(_members(body))
-    names = {name for name, _ in members}
-    if _DESTINATION not in names:
-        members.append((_DESTINATION, url))
-    if date_time is not None and _DATE_TIME not in names:
-        members.append((_DATE_TIME, msgspec.json.encode(date_time)))
-    return b"{" + b",".join(name + b":" + (url if name == _DESTINATION else value) for name, value in members) + b"}"
+    names = {name for name, _, _ in members}
+    if "destination" not in names:
+        members.append(("destination", b'"destination"', url))
+    if date_time is not None and "date_time" not in names:
+        members.append(("date_time", b'"date_time"', msgspec.json.encode(date_time)))
+    copied = (quoted + b":" + (url if name == "destination" else value) for name, quoted, value in members)
+    return b"{" + b",".join(copied) + b"}"
 
 
-def _members(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the outermost members of a valid JSON object: the name with its quotes, the value with no outer space."""
+def _members(body: bytes) -> Iterator[tuple[str, bytes, bytes]]:
+    """Yield the outermost members of a valid JSON object: the name, as it is written, and the value in no space."""
     depth = 0
-    name = start = None
+    quoted = start = None
     for token in _TOKEN.finditer(body):
         mark = token[0]
         if mark in b"{[":
@@ -132,10 +135,10 @@ def _members(body: bytes) -> Iterator[tuple[bytes, bytes]]:
             depth -= 1
         if depth > 1:
             continue
-        if name is None and mark.startswith(b'"'):
-            name = mark
+        if quoted is None and mark.startswith(b'"'):
+            quoted = mark
         elif mark == b":" and start is None:
             start = token.end()
-        elif name is not None and start is not None and (mark == b"," or depth == 0):
-            yield name, body[start : token.start()].strip()
-            name = start = None
+        elif quoted is not None and start is not None and (mark == b"," or depth == 0):
+            yield _TEXT.decode(neutralised(quoted)), quoted, body[start : token.start()].strip()
+            quoted = start = None

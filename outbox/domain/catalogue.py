@@ -16,7 +16,7 @@ RouteStyle = Literal["documented", "evolution"]
 
 UNKNOWN_KIND_MAX_LENGTH = 64
 
-_WELL_FORMED = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_WELL_FORMED = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*", re.ASCII | re.IGNORECASE)
 _TO_UNDERSCORE = str.maketrans(".-", "__")
 
 
@@ -125,9 +125,9 @@ def find(spelling: str) -> Kind | None:
 
 def unknown(event: str) -> Kind | None:
     """Return a kind for a well-formed event string that no row knows (a newer server's), or None if ill-formed."""
-    event = event.lower()
     if len(event) > UNKNOWN_KIND_MAX_LENGTH or not _WELL_FORMED.fullmatch(event):
         return None
+    event = event.lower()
     return _emitted(event.translate(_TO_UNDERSCORE).upper(), event)
 
 
@@ -138,5 +138,5 @@ def named(name: str) -> Kind:
 
 def nearest(spelling: str) -> str:
     """Return the canonical name that looks most like `spelling`, for error messages."""
-    close = difflib.get_close_matches(_folded(spelling), _BY_SPELLING, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(_folded(spelling[:UNKNOWN_KIND_MAX_LENGTH]), _BY_SPELLING, n=1, cutoff=0.0)
     return _BY_SPELLING[close[0]].name

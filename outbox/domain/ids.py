@@ -11,7 +11,7 @@ import secrets
 from outbox.domain.errors import NotFoundError
 
 _EVENT = re.compile(r"evt_([0-9a-f]{32})")
-_DELIVERY = re.compile(r"dlv_([0-9a-f]{32})_(\d{1,18})")
+_DELIVERY = re.compile(r"dlv_([0-9a-f]{32})_([1-9][0-9]{0,17})")
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 

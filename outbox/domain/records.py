@@ -109,7 +109,7 @@ def decode(data: bytes) -> Record:
     """Return the record that `data` encodes. Raises CorruptError."""
     try:
         return _DECODER.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"a record of the log cannot be read: {error}"
         raise CorruptError(msg) from error
 

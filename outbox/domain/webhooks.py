@@ -21,11 +21,12 @@ Source = Literal["api", "environment"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
-_URL_CHARACTERS = re.compile(r"[^\x00-\x20\x7f<>\"\\^`{|}]+")
+_URL_CHARACTERS = re.compile(r"[^\x00-\x20\x7f<>\"\\^`{|}\ud800-\udfff]+")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RESERVED_HEADERS = frozenset(
     {"host", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect", "cookie"}
 )
+_NO_HOST = "a webhook's URL names a host, and a port from 1 to 65535 if any"
 _RESERVED_PREFIXES = ("content-", "proxy-", "webhook-", "x-outbox-")
 
 
@@ -59,6 +60,7 @@ class Webhook(Struct, frozen=True):
     """A webhook as it stands at some point of the log.
 
     `number` is the seq of the record that first set it: the same name set again after a deletion is a new webhook.
+    `secret` is the id under which its credentials are kept, empty if it has none.
     """
 
     number: int
@@ -70,6 +72,7 @@ class Webhook(Struct, frozen=True):
     source: Source
     created_ms: int
     updated_ms: int
+    secret: bytes = b""
 
     @property
     def address(self) -> tuple[Scope, str, str]:
@@ -111,15 +114,14 @@ def check_url(url: str, where: str = "$.url") -> SplitResult:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        msg = f"not a URL: {error}"
-        raise InvalidError(msg, where) from error
+    except ValueError:
+        # Python's message quotes what stands before the path, a password too.
+        raise InvalidError(_NO_HOST, where) from None
     if parts.scheme not in {"http", "https"}:
         msg = "a webhook's URL starts with http:// or https://"
         raise InvalidError(msg, where)
     if not parts.hostname or port == 0:
-        msg = "a webhook's URL names a host, and a port from 1 to 65535 if any"
-        raise InvalidError(msg, where)
+        raise InvalidError(_NO_HOST, where)
     return parts
 
 
