@@ -109,7 +109,7 @@ def decode(data: bytes) -> Record:
     """Return the record that `data` encodes. Raises CorruptError."""
     try:
         return _DECODER.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         msg = f"a record of the log cannot be read: {error}"
         raise CorruptError(msg) from error
 
@@ -119,15 +119,15 @@ def chained(previous: bytes, data: bytes) -> bytes:
     return hashlib.sha256(previous + data).digest()
 
 
-def subject(record: Record) -> int | None:
+def subject(record: Record) -> int:
     """Return what a record is about, as the log's index has it: an event's seq, or minus a webhook's number.
 
-    An EventAccepted and the first WebhookSet are found by their own seq and need none.
+    An EventAccepted and a webhook's first WebhookSet are found by their own seq and need none: 0.
     """
     match record:
         case EventAccepted():
-            return None
+            return 0
         case AttemptRecorded():
             return record.event
         case WebhookSet() | WebhookDeleted() | DeliveriesBuried():
-            return -record.webhook or None
+            return -record.webhook

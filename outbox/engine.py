@@ -1,0 +1,233 @@
+"""The front door and the composition root: `open_engine(config)` puts store, journal and relay together."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import structlog
+from msgspec import Struct, structs
+
+from outbox import __version__
+from outbox.domain.addresses import AddressPolicy
+from outbox.domain.catalogue import RouteStyle
+from outbox.domain.errors import CannotStartError
+from outbox.domain.events import Event
+from outbox.domain.ids import key_digest
+from outbox.domain.retrying import RetryPolicy
+from outbox.domain.routing import Webhooks
+from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook, split_userinfo
+from outbox.journal.commands import Accept, Accepted, DeleteWebhook, SetWebhook
+from outbox.journal.folding import Progress, Report, verify
+from outbox.journal.ledger import load_webhooks
+from outbox.journal.reading import EventView, Stats, WebhookStats, gather_stats, state_word, view_event
+from outbox.journal.writer import Journal
+from outbox.relay.addresses import judge_url
+from outbox.relay.budget import ByteBudget
+from outbox.relay.clock import Clock, SystemClock
+from outbox.relay.courier import Courier
+from outbox.relay.lane import Surroundings
+from outbox.relay.loop import Relay
+from outbox.relay.recorder import Recorder
+from outbox.store.protocol import Reader, Store
+from outbox.store.sqlite import open_reader, open_store
+from outbox.store.sqlite.files import HeadFile
+
+__all__ = ["Engine", "EngineConfig", "EventView", "GlobalWebhook", "Report", "Stats", "WebhookStats", "open_engine",
+           "rebuild_database", "state_word", "verify_database"]  # fmt: skip
+
+_log = structlog.get_logger("engine")
+
+
+class GlobalWebhook(Struct, frozen=True, kw_only=True):
+    """The global webhook as the environment sets it; `events` are canonical, none of them meaning all."""
+
+    url: str
+    enabled: bool
+    by_events: bool
+    events: tuple[str, ...] = ()
+
+
+class EngineConfig(Struct, frozen=True, kw_only=True):
+    """Everything the engine needs to know. Sizes in bytes, times as their names say."""
+
+    database: Path
+    retry: RetryPolicy = RetryPolicy()
+    timeout_ms: int = 30_000
+    route_style: RouteStyle = "documented"
+    addresses: AddressPolicy = AddressPolicy()
+    global_webhook: GlobalWebhook | None = None
+    idempotency_window_s: int = 86_400
+    queue_bytes: int = 256 * 1024 * 1024
+    delivery_bytes: int = 256 * 1024 * 1024
+
+
+class Engine:
+    """The engine at work: takes events and settings in, answers questions, and relays in the background."""
+
+    def __init__(self, config: EngineConfig, clock: Clock, journal: Journal, reader: Reader, store: Store) -> None:
+        """Put the parts together; `open_engine` is the way to make one."""
+        self._config = config
+        self._clock = clock
+        self._journal = journal
+        self._reader = reader
+        self._store = store
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """The live webhooks as of the last commit."""
+        return self._journal.webhooks
+
+    async def accept(self, event: Event, idempotency_key: bytes = b"") -> Accepted:
+        """Return once the event and its deliveries are on disk.
+
+        Raises ConflictError, BusyError and OutcomeUnknownError.
+        """
+        return await self._journal.submit(
+            Accept(
+                event,
+                self._clock.now_ms(),
+                key_digest("events", idempotency_key) if idempotency_key else b"",
+                self._config.idempotency_window_s * 1000,
+            )
+        )
+
+    async def set_local(
+        self,
+        instance: str,
+        name: str,
+        url: str,
+        settings_for: Callable[[str, str, Webhook | None], tuple[Settings, Credentials]],
+    ) -> tuple[Webhook, bool]:
+        """Set a local webhook; return it and whether it is new. Raises InvalidError.
+
+        `settings_for` gets the URL without its user and password, these, and the webhook that is there now.
+        """
+        bare, userinfo = split_userinfo(url)
+        if bare:
+            await judge_url(bare, self._config.addresses)
+        return await self._journal.submit(
+            SetWebhook(
+                "instance", instance, name, "api", self._clock.now_ms(), lambda now: settings_for(bare, userinfo, now)
+            )
+        )
+
+    async def delete_webhook(self, scope: Scope, instance: str, name: str) -> Webhook:
+        """Delete a webhook; its unsettled deliveries are settled as dead soon after. Raises NotFoundError."""
+        return await self._journal.submit(DeleteWebhook(scope, instance, name, self._clock.now_ms()))
+
+    async def event(self, event_id: str) -> EventView:
+        """Return all there is about an event. Raises NotFoundError."""
+        return await view_event(self._reader, event_id)
+
+    async def stats(self) -> Stats:
+        """Return the numbers of it all."""
+        return await gather_stats(self._reader)
+
+    async def rebuild(self) -> int:
+        """Fold the projections again from the log while everything else waits; return the records folded."""
+        return await self._store.rebuild()
+
+    async def set_global(self) -> None:
+        """Record what the environment says of the global webhook, if that has changed since the last start."""
+        wanted, known = self._config.global_webhook, self.webhooks.find("global")
+        if wanted is None:
+            if known is None or known.source != "environment" or not known.settings.enabled:
+                return
+            settings, credentials = structs.replace(known.settings, enabled=False), known.credentials
+        else:
+            bare, userinfo = split_userinfo(wanted.url)
+            settings = Settings(url=bare, enabled=wanted.enabled, by_events=wanted.by_events, events=wanted.events)
+            credentials = Credentials(userinfo=userinfo)
+            if known and (known.settings, known.credentials, known.source) == (settings, credentials, "environment"):
+                return
+        # Once the environment is silent, the webhook is the API's to change.
+        source: Source = "api" if wanted is None else "environment"
+        await self._journal.submit(
+            SetWebhook("global", "", "", source, self._clock.now_ms(), lambda _now: (settings, credentials))
+        )
+        _log.info("webhook.set", scope="global", source="environment", enabled=settings.enabled)
+
+
+@asynccontextmanager
+async def open_engine(config: EngineConfig, clock: Clock | None = None) -> AsyncIterator[Engine]:
+    """Open the database, start journal and relay, and stop them in order on leaving.
+
+    Raises CannotStartError; what breaks later is raised out of the block, which is cancelled.
+    """
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        store = await open_store(config.database)
+        stack.push_async_callback(store.aclose)
+        reader = await _reader(store, stack)
+        claims = await _reader(store, stack)
+        await _compare_head(reader, HeadFile(config.database))
+        journal = Journal(store, load_webhooks(*await reader.webhooks()), config.queue_bytes)
+        courier = await stack.enter_async_context(Courier(config.addresses))
+        relay = Relay(
+            Surroundings(
+                journal=journal,
+                reader=claims,
+                courier=courier,
+                recorder=Recorder(journal),
+                budget=ByteBudget(config.delivery_bytes),
+                clock=clock,
+                random=random.random,
+                policy=config.retry,
+                timeout_ms=config.timeout_ms,
+                route_style=config.route_style,
+                user_agent=f"evolution-outbox/{__version__}",
+            )
+        )
+        engine = Engine(config, clock, journal, reader, store)
+        async with anyio.create_task_group() as writing:
+            writing.start_soon(store.run)
+            writing.start_soon(journal.run)
+            await engine.set_global()
+            async with anyio.create_task_group() as relaying:
+                relaying.start_soon(relay.run)
+                try:
+                    yield engine
+                finally:
+                    relay.stop()
+            await journal.drain()
+            writing.cancel_scope.cancel()
+
+
+async def _reader(store: Store, stack: AsyncExitStack) -> Reader:
+    reader = await store.reader()
+    stack.push_async_callback(reader.aclose)
+    return reader
+
+
+async def _compare_head(reader: Reader, file: HeadFile) -> None:
+    """Say loudly if the log ends before, or differs from, what the head file remembers; go on with what is there."""
+    kept = file.read()
+    if kept is None:
+        return
+    rows = await reader.log(kept.seq - 1, 1)
+    if not rows or rows[0].seq != kept.seq or rows[0].digest != kept.digest:
+        aside = file.set_aside()
+        _log.error("log.tail_lost", remembered=kept.seq, found=(await reader.head()).seq, evidence=str(aside))
+
+
+async def verify_database(path: Path, progress: Progress) -> Report:
+    """Check a database beside a running service or without one. Raises CannotStartError if it cannot be read."""
+    reader = await open_reader(path)
+    try:
+        return await verify(reader, HeadFile(path).read(), progress)
+    finally:
+        await reader.aclose()
+
+
+async def rebuild_database(path: Path) -> int:
+    """Rebuild the projections of a database that no service has open. Raises CannotStartError."""
+    if not await anyio.Path(path).exists():
+        msg = f"there is no database {path}"
+        raise CannotStartError(msg)
+    store = await open_store(path)
+    try:
+        return await store.rebuild()
+    finally:
+        await store.aclose()

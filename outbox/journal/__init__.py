@@ -1,0 +1,1 @@
+"""What happened: the one writer of the log, and folding it (rebuild, verify)."""

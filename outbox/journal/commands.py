@@ -1,0 +1,240 @@
+"""What can be asked of the journal. Each command decides inside the commit, from facts, and answers afterwards.
+
+A command that refuses (raises an OutboxError in `decide`) disturbs no other command of its commit.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar, Protocol, TypeVar
+
+from msgspec import Struct, structs
+
+from outbox.domain.deliveries import Effect, State
+from outbox.domain.errors import ConflictError, NotFoundError
+from outbox.domain.events import Event
+from outbox.domain.ids import new_event_id
+from outbox.domain.records import AttemptRecorded, DeliveriesBuried, EventAccepted, WebhookSet, decode
+from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook, check_settings
+from outbox.journal.ledger import Ledger
+from outbox.store.protocol import Wants
+
+BURY_CHUNK = 1000
+_RECORD_BYTES = 512
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Command(Protocol[T_co]):
+    """One thing to be decided and recorded, and what its caller gets back."""
+
+    alone: ClassVar[bool]
+    """Whether it must be the only one of its commit, because it counts rows that others might be changing."""
+
+    @property
+    def size(self) -> int:
+        """The bytes it holds in the queue and adds to a commit, roughly."""
+
+    def want(self, wants: Wants) -> None:
+        """Name the rows that `decide` must know."""
+
+    def decide(self, ledger: Ledger) -> T_co:
+        """Append records to `ledger` and return the answer; it is given out only once the commit is on disk."""
+
+
+class Accepted(Struct, frozen=True):
+    """The answer to an accepted event; `replayed` says that the key was known and nothing was stored."""
+
+    id: bytes
+    seq: int
+    deliveries: int
+    replayed: bool = False
+
+
+class Accept(Struct, frozen=True):
+    """Accept one event: route it, and record it with its deliveries.
+
+    `key` is the 16-byte digest of the idempotency key, or empty; a known key is a repeat while its event is younger
+    than `window_ms`.
+    """
+
+    event: Event
+    now_ms: int
+    key: bytes = b""
+    window_ms: int = 0
+
+    alone: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """See `Command.size`."""
+        return len(self.event.body) + _RECORD_BYTES
+
+    def want(self, wants: Wants) -> None:
+        """See `Command.want`."""
+        if self.key:
+            wants.keys.append(self.key)
+
+    def decide(self, ledger: Ledger) -> Accepted:
+        """See `Command.decide`. Raises ConflictError when the key stands for another body."""
+        event = self.event
+        if self.key and (known := self._known(ledger)):
+            return known
+        record = EventAccepted(
+            id=new_event_id(self.now_ms),
+            at_ms=self.now_ms,
+            kind=event.kind,
+            instance=event.instance,
+            digest=event.digest,
+            size=len(event.body),
+            ordering_key=event.ordering_key,
+            targets=ledger.webhooks.targets(event.kind, event.instance),
+            dated=event.dated,
+            hops=event.hops,
+            idempotency=self.key,
+        )
+        seq = ledger.append(record)
+        ledger.add_body(seq, event.body)
+        ledger.touched.update(record.targets)
+        if self.key:
+            ledger.accepted_keys[self.key] = (seq, record)
+        return Accepted(record.id, seq, len(record.targets))
+
+    def _known(self, ledger: Ledger) -> Accepted | None:
+        seq, record = ledger.accepted_keys.get(self.key, (0, None))
+        if record is None:
+            fact = ledger.facts.keys.get(self.key)
+            if fact is None:
+                return None
+            earlier = decode(fact.record)
+            assert isinstance(earlier, EventAccepted)  # noqa: S101 - what a key's event seq points at
+            seq, record = fact.event, earlier
+        if record.at_ms + self.window_ms <= self.now_ms:
+            return None
+        if record.digest != self.event.digest:
+            msg = "this idempotency key was used for another body: choose a new key for a new event"
+            raise ConflictError(msg)
+        return Accepted(record.id, seq, len(record.targets), replayed=True)
+
+
+class RecordAttempt(Struct, frozen=True):
+    """Record an attempt. Its effect holds only if the delivery is pending and the attempt is its next one."""
+
+    attempt: AttemptRecorded
+
+    alone: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """See `Command.size`."""
+        return _RECORD_BYTES + len(self.attempt.excerpt)
+
+    def want(self, wants: Wants) -> None:
+        """See `Command.want`."""
+        wants.deliveries.append((self.attempt.webhook, self.attempt.event))
+
+    def decide(self, ledger: Ledger) -> Effect:
+        """See `Command.decide`; return the effect it really had."""
+        attempt = self.attempt
+        delivery = ledger.delivery(attempt.webhook, attempt.event)
+        if delivery is None or delivery.state != State.PENDING or delivery.attempts != attempt.attempt - 1:
+            attempt = structs.replace(attempt, effect=Effect.LATE, reason="")
+        ledger.append(attempt)
+        return attempt.effect
+
+
+class SetWebhook(Struct, frozen=True):
+    """Set the webhook of a scope, an instance and a name: a new one, or the whole of the one that is there.
+
+    `settings_for` gets the webhook that is there, or None, and returns what is to be in force.
+    """
+
+    scope: Scope
+    instance: str
+    name: str
+    source: Source
+    now_ms: int
+    settings_for: Callable[[Webhook | None], tuple[Settings, Credentials]]
+
+    alone: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """See `Command.size`."""
+        return _RECORD_BYTES
+
+    def want(self, wants: Wants) -> None:
+        """See `Command.want`: the settings are known."""
+
+    def decide(self, ledger: Ledger) -> tuple[Webhook, bool]:
+        """See `Command.decide`; return the webhook and whether it is new. Raises InvalidError."""
+        known = ledger.webhooks.find(self.scope, self.instance, self.name)
+        settings, credentials = self.settings_for(known)
+        check_settings(settings, credentials)
+        record = WebhookSet(
+            webhook=known.number if known else 0,
+            at_ms=self.now_ms,
+            scope=self.scope,
+            instance=self.instance,
+            name=self.name,
+            settings=settings,
+            source=self.source,
+            secret=known.secret if known else b"",
+            fingerprint=b"",
+        )
+        return ledger.set_webhook(record, credentials), known is None
+
+
+class DeleteWebhook(Struct, frozen=True):
+    """Delete a webhook: a tombstone at once; its deliveries are buried afterwards, chunk by chunk."""
+
+    scope: Scope
+    instance: str
+    name: str
+    now_ms: int
+
+    alone: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """See `Command.size`."""
+        return _RECORD_BYTES
+
+    def want(self, wants: Wants) -> None:
+        """See `Command.want`: the settings are known."""
+
+    def decide(self, ledger: Ledger) -> Webhook:
+        """See `Command.decide`; return what was deleted. Raises NotFoundError."""
+        known = ledger.webhooks.find(self.scope, self.instance, self.name)
+        if known is None:
+            msg = "there is no such webhook"
+            raise NotFoundError(msg)
+        ledger.delete_webhook(known.number, known.secret, self.now_ms)
+        return known
+
+
+class Bury(Struct, frozen=True):
+    """Settle as dead the next chunk of a webhook's unsettled deliveries after the event `after`."""
+
+    webhook: int
+    after: int
+    now_ms: int
+    reason: str
+
+    alone: ClassVar[bool] = True
+
+    @property
+    def size(self) -> int:
+        """See `Command.size`."""
+        return _RECORD_BYTES
+
+    def want(self, wants: Wants) -> None:
+        """See `Command.want`."""
+        wants.unsettled.append((self.webhook, self.after, BURY_CHUNK))
+
+    def decide(self, ledger: Ledger) -> int | None:
+        """See `Command.decide`; return the last event buried, or None when there was nothing left."""
+        found = ledger.facts.unsettled.get(self.webhook)
+        if found is None:
+            return None
+        first, last, pending, waiting = found
+        ledger.append(DeliveriesBuried(self.webhook, first, last, self.now_ms, self.reason, pending, waiting))
+        return last

@@ -1,0 +1,204 @@
+"""Verify that everything stored follows from the log, and that the log is whole.
+
+It runs beside a working service: every look is one short read transaction, compared with the records of that same
+instant. First the chain from beginning to end, with the small projections; then the events, range by range.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from outbox.domain.deliveries import Delivery, State
+from outbox.domain.errors import CorruptError
+from outbox.domain.ids import body_digest, event_text
+from outbox.domain.projecting import Changes, EventRow, KeyRow, WebhookRow, project
+from outbox.domain.records import (
+    GENESIS,
+    AttemptRecorded,
+    DeliveriesBuried,
+    EventAccepted,
+    Record,
+    chained,
+    decode,
+)
+from outbox.journal.ledger import load_webhooks
+from outbox.store.protocol import Head, LogRow, Reader, Slice
+
+PAGE = 1000
+RANGE = 500
+PROBLEMS_MAX = 100
+
+Progress = Callable[[int, int], None]
+_RowT = TypeVar("_RowT", EventRow, Delivery, KeyRow)
+
+
+class Report(msgspec.Struct):
+    """What was looked at, and what is wrong: nothing, when `problems` is empty."""
+
+    records: int = 0
+    events: int = 0
+    deliveries: int = 0
+    bodies: int = 0
+    problems: list[str] = []
+
+    def add(self, problem: str) -> None:
+        """Note a problem; past a hundred only their number would help."""
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(problem)
+
+
+async def verify(reader: Reader, kept: Head | None, progress: Progress = lambda _done, _all: None) -> Report:
+    """Check the log, the projections, the bodies and the file; `kept` is the head kept outside the database.
+
+    `progress` is called with the records looked at so far and the number of all.
+    """
+    report = Report(problems=[])
+    chain = _Chain(report, kept)
+    last = (await reader.head()).seq
+    while page := await reader.log(chain.seq, PAGE):
+        chain.follow(page)
+        progress(chain.seq, 2 * max(last, chain.seq))
+        if len(page) < PAGE:
+            break
+    tail = await reader.tail(chain.seq)
+    chain.follow(tail.log)
+    chain.finish(tail.webhooks, tail.counters)
+    _check_secrets(report, tail.webhooks, await reader.webhooks())
+    for first in range(1, chain.seq + 1, RANGE):
+        span = (first, min(first + RANGE - 1, chain.seq))
+        await _check_range(reader, report, await reader.slice(*span, chain.seq), chain.buried, span)
+        progress(chain.seq + first, 2 * chain.seq)
+    for problem in await reader.check():
+        report.add(f"the file: {problem}")
+    return report
+
+
+class _Chain:
+    """Follows the log record by record, folding what is small enough to be kept in memory."""
+
+    def __init__(self, report: Report, kept: Head | None) -> None:
+        self.seq = 0
+        self.buried: list[DeliveriesBuried] = []
+        self._digest = GENESIS
+        self._report = report
+        self._kept = kept
+        self._counters: Counter[tuple[int, int]] = Counter()
+        self._webhooks: dict[int, WebhookRow] = {}
+
+    def follow(self, rows: list[LogRow]) -> None:
+        for row in rows:
+            if row.seq != self.seq + 1:
+                self._report.add(f"the log: records {self.seq + 1} to {row.seq - 1} are missing")
+            elif chained(self._digest, row.record) != row.digest:
+                self._report.add(f"the log: record {row.seq} does not continue the chain")
+            if self._kept is not None and row.seq == self._kept.seq and row.digest != self._kept.digest:
+                self._report.add(f"the log: record {row.seq} is not the one that the head file remembers")
+            self.seq, self._digest = row.seq, row.digest
+            self._fold(row)
+
+    def _fold(self, row: LogRow) -> None:
+        self._report.records += 1
+        try:
+            record = decode(row.record)
+        except CorruptError as error:
+            self._report.add(f"the log: record {row.seq}: {error.detail}")
+            return
+        changes = Changes()
+        project(row.seq, record, changes)
+        self._counters.update(changes.counters)
+        for webhook in changes.webhooks:
+            known = self._webhooks.get(webhook.number)
+            created_ms = known.created_ms if known else webhook.created_ms
+            self._webhooks[webhook.number] = webhook._replace(created_ms=created_ms)
+        for number, at_ms in changes.deleted:
+            if number in self._webhooks:
+                self._webhooks[number] = self._webhooks[number]._replace(deleted_ms=at_ms)
+        if isinstance(record, DeliveriesBuried):
+            self.buried.append(record)
+
+    def finish(self, webhooks: list[WebhookRow], counters: dict[tuple[int, int], int]) -> None:
+        """Compare the small projections, as of the instant of the last record followed."""
+        if self._kept is not None and self._kept.seq > self.seq:
+            self._report.add(f"the log ends at {self.seq}, but the head file remembers record {self._kept.seq}")
+        for number in sorted(self._webhooks.keys() | {row.number for row in webhooks}):
+            stored = next((row for row in webhooks if row.number == number), None)
+            if stored != self._webhooks.get(number):
+                self._report.add(f"webhook {number}: its row is not what the log says")
+        expected = {key: n for key, n in self._counters.items() if n}
+        stored_counters = {key: n for key, n in counters.items() if n}
+        for key in sorted(expected.keys() | stored_counters.keys()):
+            if expected.get(key, 0) != stored_counters.get(key, 0):
+                self._report.add(f"counter {key}: {stored_counters.get(key, 0)}, the log says {expected.get(key, 0)}")
+
+
+def _check_secrets(
+    report: Report, rows: list[WebhookRow], current: tuple[list[WebhookRow], dict[bytes, bytes]]
+) -> None:
+    unchanged = set(rows) & set(current[0])
+    for row in unchanged:
+        try:
+            load_webhooks([row], current[1])
+        except CorruptError as error:
+            report.add(error.detail)
+
+
+async def _check_range(
+    reader: Reader, report: Report, found: Slice, buried: list[DeliveriesBuried], span: tuple[int, int]
+) -> None:
+    """Compare what is stored about the events of `span` with the fold of their records."""
+    changes = Changes()
+    accepted: dict[int, EventAccepted] = {}
+    burials = list(buried)
+    for seq, record in _readable(found.log):
+        if isinstance(record, DeliveriesBuried):
+            burials.append(record)
+        elif isinstance(record, EventAccepted):
+            accepted[seq] = record
+            project(seq, record, changes)
+        elif isinstance(record, AttemptRecorded) and span[0] <= record.event <= span[1]:
+            project(seq, record, changes)
+    expected = {(row.webhook, row.event): row for row in changes.deliveries + changes.outcomes}
+    for record in burials:
+        _bury(expected, record, span)
+    _compare(report, "event", set(changes.events), set(found.events))
+    _compare(report, "delivery", set(expected.values()), set(found.deliveries))
+    # A key's row may have moved on to a later event, but a row that is there must have its record.
+    _compare(report, "idempotency key", set(changes.keys) & set(found.keys), set(found.keys))
+    report.events += len(found.events)
+    report.deliveries += len(found.deliveries)
+    for seq, event in accepted.items():
+        await _check_body(reader, report, seq, event)
+
+
+def _readable(rows: list[LogRow]) -> Iterator[tuple[int, Record]]:
+    for row in sorted(rows):
+        try:
+            yield row.seq, decode(row.record)
+        except CorruptError:
+            continue  # the walk along the chain has named it
+
+
+def _bury(expected: dict[tuple[int, int], Delivery], record: DeliveriesBuried, span: tuple[int, int]) -> None:
+    if record.last < span[0] or span[1] < record.first:
+        return
+    for key, row in expected.items():
+        if row.webhook == record.webhook and record.first <= row.event <= record.last and not State(row.state).settled:
+            expected[key] = row._replace(state=int(State.DEAD))
+
+
+def _compare(report: Report, what: str, expected: set[_RowT], stored: set[_RowT]) -> None:
+    for row in sorted(expected - stored):
+        report.add(f"{what} {row}: the log says so, but it is missing or different")
+    for row in sorted(stored - expected):
+        report.add(f"{what} {row}: it is stored, but not what the log says")
+
+
+async def _check_body(reader: Reader, report: Report, seq: int, event: EventAccepted) -> None:
+    body = await reader.body(seq)
+    if body is None or body_digest(body) != event.digest:
+        fault = "is missing" if body is None else "is not the one that was accepted"
+        report.add(f"event {event_text(event.id)} (seq {seq}): its body {fault}")
+    else:
+        report.bodies += 1

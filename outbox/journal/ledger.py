@@ -1,0 +1,129 @@
+"""The ledger of one commit: numbers records, chains them, projects them, and knows the settings as of each of them."""
+
+import hashlib
+import secrets
+
+import msgspec
+
+from outbox.domain.deliveries import Delivery
+from outbox.domain.errors import CorruptError
+from outbox.domain.projecting import Changes, WebhookRow, project, webhook_row
+from outbox.domain.records import EventAccepted, Record, WebhookDeleted, WebhookSet, chained, encode, subject
+from outbox.domain.routing import Webhooks
+from outbox.domain.webhooks import Credentials, Settings, Webhook
+from outbox.store.protocol import Batch, Facts, LogRow
+
+_NONCE_BYTES = 16
+_ID_BYTES = 16
+
+
+class Ledger:
+    """Collects what one transaction writes. Used inside the transaction only, by one command after another."""
+
+    def __init__(self, facts: Facts, webhooks: Webhooks) -> None:
+        """Start after `facts.head` with the settings in force there."""
+        self.facts = facts
+        self.webhooks = webhooks
+        self.touched: set[int] = set()
+        self.accepted_keys: dict[bytes, tuple[int, EventAccepted]] = {}
+        self._seq, self._digest = facts.head
+        self._changes = Changes()
+        self._batch = Batch(log=[], changes=self._changes, bodies=[], secrets=[], erased=[])
+
+    @property
+    def next_seq(self) -> int:
+        """The seq that the next record gets."""
+        return self._seq + 1
+
+    @property
+    def batch(self) -> Batch:
+        """What is to be written so far."""
+        return self._batch
+
+    def append(self, record: Record) -> int:
+        """Add a record and what it does to the projections; return its seq."""
+        data = encode(record)
+        self._seq += 1
+        self._digest = chained(self._digest, data)
+        self._batch.log.append(LogRow(self._seq, subject(record), data, self._digest))
+        project(self._seq, record, self._changes)
+        return self._seq
+
+    def delivery(self, webhook: int, event: int) -> Delivery | None:
+        """Return a wanted delivery as it is now, with what this commit has done to it so far."""
+        for outcome in reversed(self._changes.outcomes):
+            if (outcome.webhook, outcome.event) == (webhook, event):
+                return outcome
+        return self.facts.deliveries.get((webhook, event))
+
+    def add_body(self, event: int, body: bytes) -> None:
+        """Add the body of the event with that seq."""
+        self._batch.bodies.append((event, body))
+
+    def set_webhook(self, record: WebhookSet, credentials: Credentials) -> Webhook:
+        """Append a WebhookSet with its credentials put where they belong; return the webhook as it then stands.
+
+        `record.secret` is the id of the material in force until now (empty if there is none), which is erased.
+        """
+        if record.secret:
+            self._batch.erased.append(record.secret)
+        secret, fingerprint = b"", b""
+        if credentials != Credentials():
+            secret = secrets.token_bytes(_ID_BYTES)
+            material = secrets.token_bytes(_NONCE_BYTES) + msgspec.msgpack.encode(credentials)
+            fingerprint = hashlib.sha256(material).digest()
+            self._batch.secrets.append((secret, material))
+        record = msgspec.structs.replace(record, secret=secret, fingerprint=fingerprint)
+        row = webhook_row(self.append(record), record)
+        known = self.webhooks.get(row.number)
+        if known is not None:
+            row = row._replace(created_ms=known.created_ms)
+        webhook = _webhook(row, credentials)
+        self.webhooks = self.webhooks.replaced(webhook)
+        self.touched.add(webhook.number)
+        return webhook
+
+    def delete_webhook(self, number: int, secret: bytes, at_ms: int) -> None:
+        """Append a WebhookDeleted and erase the webhook's credentials."""
+        if secret:
+            self._batch.erased.append(secret)
+        self.append(WebhookDeleted(number, at_ms))
+        self.webhooks = self.webhooks.without(number)
+        self.touched.add(number)
+
+
+def load_webhooks(rows: list[WebhookRow], materials: dict[bytes, bytes]) -> Webhooks:
+    """Return the live webhooks of the projection. Raises CorruptError where credentials do not match the record."""
+    live = []
+    for row in rows:
+        if row.deleted_ms is not None:
+            continue
+        credentials = Credentials()
+        if row.secret:
+            material = materials.get(row.secret, b"")
+            if hashlib.sha256(material).digest() != row.fingerprint:
+                msg = f"the credentials of webhook {row.number} are missing or not those that were set"
+                raise CorruptError(msg)
+            credentials = msgspec.msgpack.decode(material[_NONCE_BYTES:], type=Credentials)
+        live.append(_webhook(row, credentials))
+    return Webhooks(live)
+
+
+def settings_of(row: WebhookRow) -> Settings:
+    """Return the settings that a row of the projection holds."""
+    return msgspec.msgpack.decode(row.settings, type=Settings)
+
+
+def _webhook(row: WebhookRow, credentials: Credentials) -> Webhook:
+    return Webhook(
+        number=row.number,
+        scope="global" if row.scope == "global" else "instance",
+        instance=row.instance,
+        name=row.name,
+        settings=settings_of(row),
+        credentials=credentials,
+        source="environment" if row.source == "environment" else "api",
+        created_ms=row.created_ms,
+        updated_ms=row.updated_ms,
+        secret=row.secret,
+    )

@@ -1,0 +1,111 @@
+"""What people ask: one event with its deliveries and attempts, and the state of everything in a few numbers."""
+
+from msgspec import Struct
+
+from outbox.domain.deliveries import Delivery, State
+from outbox.domain.errors import CorruptError, NotFoundError
+from outbox.domain.ids import event_text, parse_event
+from outbox.domain.projecting import EVENTS_COUNTER, WebhookRow
+from outbox.domain.records import AttemptRecorded, EventAccepted, decode
+from outbox.journal.ledger import settings_of
+from outbox.store.protocol import Reader
+
+ATTEMPTS_SHOWN = 1000
+
+
+class EventView(Struct, frozen=True):
+    """One event: its record, its body (None if it is gone), its deliveries and its attempts in order."""
+
+    seq: int
+    accepted: EventAccepted
+    body: bytes | None
+    deliveries: list[Delivery]
+    attempts: list[AttemptRecorded]
+    webhooks: dict[int, WebhookRow]
+
+
+class WebhookStats(Struct, frozen=True):
+    """The deliveries of one live webhook by state, as they read; `oldest_ms` is when its oldest pending one came."""
+
+    webhook: WebhookRow
+    deliveries: dict[str, int]
+    oldest_ms: int | None
+
+
+class Stats(Struct, frozen=True):
+    """All numbers at one glance: events, deliveries by state (held included), live webhooks, the end of the log."""
+
+    events: int
+    deliveries: dict[str, int]
+    webhooks: list[WebhookStats]
+    oldest_ms: int | None
+    seq: int
+
+
+def is_held(row: WebhookRow) -> bool:
+    """Say whether the unsettled deliveries of a webhook read as held: it is disabled, and not deleted."""
+    return row.deleted_ms is None and not settings_of(row).enabled
+
+
+def state_word(delivery: Delivery, row: WebhookRow) -> str:
+    """Return the state of a delivery as it reads."""
+    state = State(delivery.state)
+    return state.word if state.settled or not is_held(row) else "held"
+
+
+async def view_event(reader: Reader, event_id: str) -> EventView:
+    """Return all there is about one event. Raises NotFoundError and CorruptError."""
+    seq = await reader.event_seq(parse_event(event_id))
+    if seq is None:
+        msg = f"there is no event {event_id}"
+        raise NotFoundError(msg)
+    rows = await reader.log(seq - 1, 1)
+    record = decode(rows[0].record) if rows and rows[0].seq == seq else None
+    if not isinstance(record, EventAccepted):
+        msg = f"the record of event {event_text(parse_event(event_id))} (seq {seq}) is not in the log"
+        raise CorruptError(msg)
+    about = [decode(row.record) for row in await reader.about(seq, ATTEMPTS_SHOWN)]
+    webhooks, _ = await reader.webhooks()
+    return EventView(
+        seq=seq,
+        accepted=record,
+        body=await reader.body(seq),
+        deliveries=await reader.deliveries([(webhook, seq) for webhook in record.targets]),
+        attempts=[record for record in about if isinstance(record, AttemptRecorded)],
+        webhooks={row.number: row for row in webhooks},
+    )
+
+
+async def gather_stats(reader: Reader) -> Stats:
+    """Return the numbers, from counters."""
+    counters = await reader.counters()
+    rows, _ = await reader.webhooks()
+    total = dict.fromkeys(_WORDS, 0)
+    webhooks = []
+    for row in rows:
+        counts = _counts(counters, row)
+        for word, n in counts.items():
+            total[word] += n
+        if row.deleted_ms is None:
+            waiting = counts["pending"] + counts["waiting"] + counts["held"]
+            oldest = await reader.oldest_pending(row.number) if waiting else None
+            webhooks.append(WebhookStats(row, counts, oldest))
+    return Stats(
+        events=counters.get(EVENTS_COUNTER, 0),
+        deliveries=total,
+        webhooks=webhooks,
+        oldest_ms=min((entry.oldest_ms for entry in webhooks if entry.oldest_ms is not None), default=None),
+        seq=(await reader.head()).seq,
+    )
+
+
+_WORDS = ("pending", "waiting", "held", "acknowledged", "dead")
+
+
+def _counts(counters: dict[tuple[int, int], int], row: WebhookRow) -> dict[str, int]:
+    counts = {state.word: counters.get((row.number, state), 0) for state in State}
+    counts["held"] = 0
+    if is_held(row):
+        counts["held"] = counts["pending"] + counts["waiting"]
+        counts["pending"] = counts["waiting"] = 0
+    return {word: counts[word] for word in _WORDS}

@@ -1,0 +1,100 @@
+"""The relay: starts a lane for every webhook with work, ends idle ones, supervises them, stops them in order."""
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from outbox.domain.deliveries import State
+from outbox.domain.errors import BusyError, CorruptError
+from outbox.journal.commands import Bury
+from outbox.relay.lane import Lane, Surroundings
+
+RESTART_S = 5.0
+GRACE_S = 8.0
+
+_log = structlog.get_logger("relay")
+
+
+class Relay:
+    """Runs the lanes. Lanes share nothing but what `Surroundings` holds, so one's trouble stays its own."""
+
+    def __init__(self, around: Surroundings) -> None:
+        """Prepare a relay; it does nothing until `run`."""
+        self._around = around
+        self._lanes: dict[int, Lane] = {}
+        self._sweeping: set[int] = set()
+        self._tasks: TaskGroup | None = None
+        self._stopping = anyio.Event()
+
+    async def run(self) -> None:
+        """Deliver until `stop`; what is in flight then has eight seconds to land."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            self._around.journal.listen(self._noticed)
+            counters = await self._around.reader.counters()
+            unsettled = {webhook for (webhook, state), n in counters.items() if n and state in _UNSETTLED}
+            self._noticed(unsettled)
+            await self._stopping.wait()
+            self._tasks = None
+            for lane in self._lanes.values():
+                lane.stop()
+            tasks.cancel_scope.deadline = anyio.current_time() + GRACE_S
+
+    def stop(self) -> None:
+        """Make no new attempt from here on."""
+        self._stopping.set()
+
+    def _noticed(self, webhooks: set[int]) -> None:
+        """Wake or start the lanes of webhooks with new work or settings; sweep up after deleted ones."""
+        if self._tasks is None:
+            return
+        for number in webhooks:
+            lane = self._lanes.get(number)
+            webhook = self._around.journal.webhooks.get(number)
+            if lane is not None:
+                lane.wake()
+            elif webhook is not None and webhook.settings.enabled:
+                self._lanes[number] = lane = Lane(number, self._around)
+                self._tasks.start_soon(self._supervise, lane)
+            if webhook is None and number not in self._sweeping:
+                self._sweeping.add(number)
+                self._tasks.start_soon(self._sweep, number)
+
+    async def _supervise(self, lane: Lane) -> None:
+        """Run one lane; if it breaks, say so and start it again, since its deliveries are still due."""
+        try:
+            await lane.run()
+        except (Exception, ExceptionGroup) as error:
+            _log.exception("lane.broken", webhook=lane.number)
+            if _holds(error, CorruptError):
+                raise
+            await anyio.sleep(RESTART_S)
+            lane.wake()
+        finally:
+            del self._lanes[lane.number]
+        # Between the lane's last look and this line nothing else ran, unless it broke or was woken as it ended.
+        if lane.woken:
+            self._noticed({lane.number})
+
+    async def _sweep(self, webhook: int) -> None:
+        """Settle the deliveries of a deleted webhook as dead, chunk by chunk."""
+        after: int | None = 0
+        try:
+            while after is not None:
+                try:
+                    after = await self._around.journal.submit(
+                        Bury(webhook, after, self._around.clock.now_ms(), "the webhook was deleted")
+                    )
+                except BusyError as error:
+                    await anyio.sleep(error.retry_after_s)
+        finally:
+            self._sweeping.discard(webhook)
+
+
+_UNSETTLED = frozenset({State.PENDING, State.WAITING})
+
+
+def _holds(error: BaseException, kind: type[BaseException]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_holds(inner, kind) for inner in error.exceptions)
+    return isinstance(error, kind)

@@ -1,0 +1,173 @@
+"""What the journal and the relay ask of a store: few methods, each with its guarantee in one line."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct
+
+from outbox.domain.deliveries import Delivery
+from outbox.domain.projecting import Changes, EventRow, KeyRow, WebhookRow
+from outbox.domain.records import GENESIS
+
+
+class Head(NamedTuple):
+    """The end of the log: the last seq (0 when it is empty) and the digest of the chain up to it."""
+
+    seq: int = 0
+    digest: bytes = GENESIS
+
+
+class LogRow(NamedTuple):
+    """One row of the log. `record` is encoded, `digest` is that of the chain up to and with it."""
+
+    seq: int
+    subject: int
+    record: bytes
+    digest: bytes
+
+
+class KeyFact(NamedTuple):
+    """What is known under an idempotency key: the event's seq and its encoded EventAccepted."""
+
+    event: int
+    record: bytes
+
+
+class UnsettledRange(NamedTuple):
+    """A run of a webhook's unsettled deliveries in order of events: where it begins and ends, and how many in each."""
+
+    first: int
+    last: int
+    pending: int
+    waiting: int
+
+
+class Wants(Struct):
+    """The rows a commit must know: deliveries by (webhook, event), keys, next unsettled by (webhook, after, limit)."""
+
+    deliveries: list[tuple[int, int]] = []
+    keys: list[bytes] = []
+    unsettled: list[tuple[int, int, int]] = []
+
+
+class Facts(Struct):
+    """What a commit found: the head, and the wanted rows as they are in this very transaction."""
+
+    head: Head
+    deliveries: dict[tuple[int, int], Delivery] = {}
+    keys: dict[bytes, KeyFact] = {}
+    unsettled: dict[int, UnsettledRange] = {}
+
+
+class Batch(Struct):
+    """What a commit writes: records, bodies by event, secrets by id, secrets to erase, and the projections' changes."""
+
+    log: list[LogRow]
+    changes: Changes
+    bodies: list[tuple[int, bytes]]
+    secrets: list[tuple[bytes, bytes]]
+    erased: list[bytes]
+
+
+class Due(NamedTuple):
+    """A delivery that may be attempted, with the encoded EventAccepted of its event."""
+
+    event: int
+    due_ms: int
+    attempts: int
+    charged: int
+    record: bytes
+
+
+class Slice(NamedTuple):
+    """Everything the log says, and the projections hold, about the events of a range, as of one instant."""
+
+    log: list[LogRow]
+    events: list[EventRow]
+    deliveries: list[Delivery]
+    keys: list[KeyRow]
+
+
+class Tail(NamedTuple):
+    """The last records after a seq, and the small projections, as of one instant."""
+
+    log: list[LogRow]
+    webhooks: list[WebhookRow]
+    counters: dict[tuple[int, int], int]
+
+
+class Reader(Protocol):
+    """Reads what is committed; never blocks the writer and never writes."""
+
+    async def head(self) -> Head:
+        """Return the end of the log."""
+
+    async def log(self, after: int, limit: int) -> list[LogRow]:
+        """Return up to `limit` records that follow the seq `after`, in order."""
+
+    async def about(self, subject: int, limit: int) -> list[LogRow]:
+        """Return the first `limit` records about an event (its seq) or a webhook (minus its number), in order."""
+
+    async def event_seq(self, event_id: bytes) -> int | None:
+        """Return the seq of the event with that id, or None."""
+
+    async def body(self, event: int) -> bytes | None:
+        """Return the body of an event, or None if it is gone."""
+
+    async def bodies(self, events: Sequence[int]) -> dict[int, bytes]:
+        """Return the bodies of several events in one go."""
+
+    async def deliveries(self, pairs: Sequence[tuple[int, int]]) -> list[Delivery]:
+        """Return the deliveries with those (webhook, event)."""
+
+    async def due(self, webhook: int, until_ms: int, limit: int) -> list[Due]:
+        """Return up to `limit` pending deliveries due by `until_ms`, the longest due first."""
+
+    async def next_due(self, webhook: int) -> int | None:
+        """Return when the webhook's first pending delivery is due, or None if it has none."""
+
+    async def webhooks(self) -> tuple[list[WebhookRow], dict[bytes, bytes]]:
+        """Return all webhooks, deleted ones too, and the secrets' material by id."""
+
+    async def counters(self) -> dict[tuple[int, int], int]:
+        """Return the number of deliveries by (webhook, state), and of events under EVENTS_COUNTER."""
+
+    async def oldest_pending(self, webhook: int) -> int | None:
+        """Return when the event of the webhook's oldest pending delivery was accepted, or None if it has none."""
+
+    async def slice(self, first: int, last: int, since: int) -> Slice:
+        """Return what log and projections say of the events `first` to `last`; of webhooks, records after `since`."""
+
+    async def tail(self, after: int) -> Tail:
+        """Return what follows the seq `after`, with the small projections of the same instant."""
+
+    async def check(self) -> list[str]:
+        """Return what the engine's own check finds wrong with the file; nothing when it is sound."""
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+
+
+Decide = Callable[[Facts], Batch]
+
+
+class Store(Protocol):
+    """The one writer's side of a store."""
+
+    async def commit(self, wants: Wants, decide: Decide) -> Head:
+        """Read, decide and write in one transaction that is on disk on return; all of it is stored, or nothing.
+
+        Raises StoreRefusedError when nothing was stored, OutcomeUnknownError when that is not known, CorruptError.
+        """
+
+    async def run(self) -> None:
+        """Do the housekeeping (keep the head outside the database, move the write-ahead log) until cancelled."""
+
+    async def rebuild(self) -> int:
+        """Throw the projections away, fold them again from the log in one transaction; return the records folded."""
+
+    async def reader(self) -> Reader:
+        """Return a reader with a connection of its own."""
+
+    async def aclose(self) -> None:
+        """Finish what runs and close the file."""

@@ -1,0 +1,149 @@
+"""Connections: one function runs in one hop of a connection's own thread; SQLite's errors become ours."""
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiosqlite
+import anyio
+
+from outbox.domain.errors import CannotStartError, CorruptError, OutboxError, StoreRefusedError
+
+APPLICATION_ID = 0x45764F42  # "EvOB", in the file's header
+MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
+
+_MIGRATIONS = Path(__file__).parent.parent / "sql" / "sqlite"
+_ROWS_AT_ONCE = (128, 16, 4, 1)
+_DAMAGED = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
+
+_T = TypeVar("_T")
+Row = tuple[Any, ...]
+
+
+class Hopper:
+    """A connection whose only use is to run whole functions in its thread."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        """Take over an open connection."""
+        self._connection = connection
+
+    async def run(self, function: Callable[..., _T], *args: object) -> _T:
+        """Run `function(connection, *args)` in the thread; once begun it ends, whatever is cancelled here.
+
+        aiosqlite has no public call for this; the private one is used here only, and its version is pinned.
+        """
+        with anyio.CancelScope(shield=True):
+            # The sqlite3 connection is passed inside the thread: it may not be touched from this one.
+            execute: Callable[..., Awaitable[_T]] = self._connection._execute  # noqa: SLF001
+            return await execute(lambda: function(self._connection._conn, *args))  # noqa: SLF001
+
+    async def aclose(self) -> None:
+        """Close the connection and end its thread."""
+        with anyio.CancelScope(shield=True):
+            await self._connection.close()
+
+
+async def connect(path: Path, *, writing: bool) -> Hopper:
+    """Open `path` for the one writer, or read-only. Raises CannotStartError."""
+    uri = f"file:{quote(str(path))}?mode={'rwc' if writing else 'ro'}"
+    try:
+        connection = await aiosqlite.connect(uri, uri=True, isolation_level=None, cached_statements=256)
+    except sqlite3.Error as error:
+        msg = f"cannot open the database {path}: {error}"
+        raise CannotStartError(msg) from error
+    hopper = Hopper(connection)
+    try:
+        await hopper.run(_configure_writer if writing else _configure_reader)
+    except sqlite3.Error as error:
+        await hopper.aclose()
+        msg = f"cannot open the database {path}: {error}"
+        raise CannotStartError(msg) from error
+    except BaseException:
+        await hopper.aclose()
+        raise
+    return hopper
+
+
+def _configure_writer(connection: sqlite3.Connection) -> None:
+    if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+        msg = f"SQLite {sqlite3.sqlite_version} is too old: at least 3.37 is needed"
+        raise CannotStartError(msg)
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application != APPLICATION_ID:
+        msg = "the file is a database of something else"
+        raise CannotStartError(msg)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    # Checkpoints are run between commits, never inside one.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA foreign_keys = OFF")
+    migrate(connection)
+
+
+def _configure_reader(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA query_only = ON")
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID:
+        msg = "the file is not an outbox"
+        raise CannotStartError(msg)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, each numbered migration in a transaction of its own. Raises CannotStartError."""
+    scripts = sorted(_MIGRATIONS.glob("*.sql"))
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(scripts):
+        msg = f"the file was written by a newer release (schema {version}, this one knows {len(scripts)})"
+        raise CannotStartError(msg)
+    for number, script in enumerate(scripts[version:], start=version + 1):
+        # executescript() would commit a transaction of ours, so the script brings its own.
+        connection.executescript(
+            f"BEGIN IMMEDIATE;\n{script.read_text()}\n"
+            f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};\nCOMMIT;"
+        )
+
+
+def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Row], tail: str = "") -> None:
+    """Run `statement` (ending in VALUES) for `rows`, many rows in each step.
+
+    A step runs without Python's global lock; `executemany` takes and gives it back for every row, and so makes the
+    writer's thread wait for the busy event loop each time.
+    """
+    done = 0
+    for size in _ROWS_AT_ONCE:
+        while len(rows) - done >= size:
+            sql = _many(statement, size, len(rows[0]), tail)
+            # bytes, unlike bytearray, are first offered to sqlite3's adapters, which costs more than the insert.
+            values = chain.from_iterable(rows[done : done + size])
+            connection.execute(sql, [bytearray(value) if type(value) is bytes else value for value in values])
+            done += size
+
+
+@lru_cache(maxsize=256)
+def _many(statement: str, count: int, width: int, tail: str) -> str:
+    return f"{statement} {groups(count, width)} {tail}"
+
+
+def groups(count: int, width: int = 0) -> str:
+    """Return `count` comma-separated parameter marks, or groups of `width` of them."""
+    return ",".join(["(" + ",".join("?" * width) + ")" if width else "?"] * count)
+
+
+def flat(rows: Iterable[Iterable[object]]) -> list[object]:
+    """Return the parameters of several groups as one list."""
+    return list(chain.from_iterable(rows))
+
+
+def translated(error: sqlite3.Error) -> OutboxError:
+    """Return the error of ours that says what a caller does about SQLite's `error`."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(tuple(_DAMAGED)):
+        return CorruptError(f"the database file is damaged ({error}): run verify, restore a backup")
+    return StoreRefusedError(f"the database refuses writes ({error})", retry_after_s=5)

@@ -1,0 +1,87 @@
+"""The files beside the database: the lock that makes one process its owner, and the head of the chain."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+from outbox.domain.errors import CannotStartError
+from outbox.store.protocol import Head
+
+
+class FileLock:
+    """An exclusive lock on `<file>.lock`, held while the process lives; the kernel lets go of a dead one's."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the database file; nothing is taken yet."""
+        self._path = path.with_name(path.name + ".lock")
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Take the lock. Raises CannotStartError if another process has it, naming that process."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            msg = f"cannot open {self._path}: {error.strerror}"
+            raise CannotStartError(msg) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(descriptor, 20).decode(errors="replace").strip()
+            os.close(descriptor)
+            msg = f"process {owner or '?'} already works with this database ({self._path} is locked)"
+            raise CannotStartError(msg) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go of the lock; the file stays, since removing it would race with the next owner."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class _HeadText(msgspec.Struct):
+    seq: int
+    digest: str
+
+
+class HeadFile:
+    """The chain's head kept outside the database, so that a lost tail of the log is noticed.
+
+    It is replaced atomically, synced, and never ahead of the database. Missing or unreadable is no error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the database file that the head belongs to."""
+        self.path = path.with_name(path.name + ".head")
+
+    def read(self) -> Head | None:
+        """Return the head as last kept, or None."""
+        try:
+            text = msgspec.json.decode(self.path.read_bytes(), type=_HeadText)
+            return Head(text.seq, bytes.fromhex(text.digest))
+        except (OSError, ValueError, msgspec.MsgspecError):
+            return None
+
+    def write(self, head: Head) -> None:
+        """Keep `head`. Raises OSError."""
+        draft = self.path.with_name(self.path.name + ".new")
+        with draft.open("wb") as file:
+            file.write(msgspec.json.encode(_HeadText(head.seq, head.digest.hex())) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def set_aside(self) -> Path:
+        """Rename a head that the database no longer reaches, so that it stays as evidence; return its new name."""
+        aside = self.path.with_name(self.path.name + ".lost")
+        self.path.replace(aside)
+        return aside

@@ -1,0 +1,198 @@
+"""Reading a SQLite file: a read-only connection in a thread of its own. No transaction outlives a call."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from outbox.domain.deliveries import Delivery
+from outbox.domain.projecting import EventRow, KeyRow, WebhookRow
+from outbox.store.protocol import Due, Head, LogRow, Slice, Tail
+from outbox.store.sqlite.connections import Hopper, connect, flat, groups, translated
+
+_LOG = "SELECT seq, subject, record, digest FROM log"
+_DELIVERY = "SELECT webhook, event, state, due_ms, attempts, charged FROM delivery"
+_WEBHOOK = (
+    "SELECT number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms, deleted_ms"
+    " FROM webhook ORDER BY number"
+)
+_OLDEST = "SELECT accepted_ms FROM event WHERE seq = (SELECT min(event) FROM delivery WHERE webhook = ? AND state = 0)"
+_EVENTS = "SELECT seq, id, kind, instance, accepted_ms FROM event WHERE seq BETWEEN ? AND ?"
+_KEYS = "SELECT key, event FROM idempotency WHERE event BETWEEN ? AND ?"
+# The + keeps the last part off the index of subjects: few records follow `since`, many may be about webhooks.
+_LOG_SLICE = (
+    f"{_LOG} WHERE seq BETWEEN ? AND ? UNION {_LOG} WHERE subject <> 0 AND subject BETWEEN ? AND ?"
+    f" UNION {_LOG} WHERE seq > ? AND +subject < 0"
+)
+# CROSS JOIN keeps the index of due deliveries as the outer loop.
+_DUE = (
+    "SELECT d.event, d.due_ms, d.attempts, d.charged, l.record FROM delivery d CROSS JOIN log l ON l.seq = d.event"
+    " WHERE d.webhook = ? AND d.state = 0 AND d.due_ms <= ? ORDER BY d.due_ms, d.event LIMIT ?"
+)
+
+_T = TypeVar("_T")
+
+
+async def open_reader(path: Path) -> "SqliteReader":
+    """Open `path` read-only. Raises CannotStartError."""
+    return SqliteReader(await connect(path, writing=False))
+
+
+def read_head(connection: sqlite3.Connection) -> Head:
+    """Return the end of the log."""
+    row = connection.execute("SELECT seq, digest FROM log ORDER BY seq DESC LIMIT 1").fetchone()
+    return Head(*row) if row else Head()
+
+
+class SqliteReader:
+    """Implements `Reader`."""
+
+    def __init__(self, hopper: Hopper) -> None:
+        """Take over an open connection."""
+        self._hopper = hopper
+
+    async def _run(self, function: Callable[..., _T], *args: object) -> _T:
+        try:
+            return await self._hopper.run(function, *args)
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+    async def head(self) -> Head:
+        """See `Reader.head`."""
+        return await self._run(read_head)
+
+    async def log(self, after: int, limit: int) -> list[LogRow]:
+        """See `Reader.log`."""
+        return await self._run(_log, f"{_LOG} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+
+    async def about(self, subject: int, limit: int) -> list[LogRow]:
+        """See `Reader.about`."""
+        return await self._run(
+            _log, f"{_LOG} WHERE subject = ? AND subject <> 0 ORDER BY seq LIMIT ?", (subject, limit)
+        )
+
+    async def event_seq(self, event_id: bytes) -> int | None:
+        """See `Reader.event_seq`."""
+        return await self._run(_scalar, "SELECT seq FROM event WHERE id = ?", (event_id,))
+
+    async def body(self, event: int) -> bytes | None:
+        """See `Reader.body`."""
+        return (await self.bodies([event])).get(event)
+
+    async def bodies(self, events: Sequence[int]) -> dict[int, bytes]:
+        """See `Reader.bodies`."""
+        return await self._run(_bodies, events)
+
+    async def deliveries(self, pairs: Sequence[tuple[int, int]]) -> list[Delivery]:
+        """See `Reader.deliveries`."""
+        return await self._run(_deliveries, pairs)
+
+    async def due(self, webhook: int, until_ms: int, limit: int) -> list[Due]:
+        """See `Reader.due`."""
+        return await self._run(_due, webhook, until_ms, limit)
+
+    async def next_due(self, webhook: int) -> int | None:
+        """See `Reader.next_due`."""
+        return await self._run(_scalar, "SELECT min(due_ms) FROM delivery WHERE webhook = ? AND state = 0", (webhook,))
+
+    async def webhooks(self) -> tuple[list[WebhookRow], dict[bytes, bytes]]:
+        """See `Reader.webhooks`."""
+        return await self._run(_webhooks)
+
+    async def counters(self) -> dict[tuple[int, int], int]:
+        """See `Reader.counters`."""
+        return await self._run(_counters)
+
+    async def oldest_pending(self, webhook: int) -> int | None:
+        """See `Reader.oldest_pending`."""
+        return await self._run(_scalar, _OLDEST, (webhook,))
+
+    async def slice(self, first: int, last: int, since: int) -> Slice:
+        """See `Reader.slice`."""
+        return await self._run(_slice, (first, last), since)
+
+    async def tail(self, after: int) -> Tail:
+        """See `Reader.tail`."""
+        return await self._run(_tail, after)
+
+    async def check(self) -> list[str]:
+        """See `Reader.check`."""
+        rows = await self._run(_check)
+        return [] if rows == ["ok"] else rows
+
+    async def aclose(self) -> None:
+        """See `Reader.aclose`."""
+        await self._hopper.aclose()
+
+
+def _log(connection: sqlite3.Connection, query: str, parameters: Sequence[int]) -> list[LogRow]:
+    return [LogRow._make(row) for row in connection.execute(query, parameters)]
+
+
+def _scalar(connection: sqlite3.Connection, query: str, parameters: Sequence[object]) -> int | None:
+    row = connection.execute(query, parameters).fetchone()
+    return row[0] if row else None
+
+
+def _bodies(connection: sqlite3.Connection, events: Sequence[int]) -> dict[int, bytes]:
+    query = f"SELECT event, body FROM body WHERE event IN ({groups(len(events))})"  # noqa: S608 - marks only
+    return dict(connection.execute(query, events).fetchall())
+
+
+def _deliveries(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> list[Delivery]:
+    query = f"{_DELIVERY} WHERE (webhook, event) IN (VALUES {groups(len(pairs), 2)})"
+    return [Delivery._make(row) for row in connection.execute(query, flat(pairs))] if pairs else []
+
+
+def _due(connection: sqlite3.Connection, webhook: int, until_ms: int, limit: int) -> list[Due]:
+    return [Due._make(row) for row in connection.execute(_DUE, (webhook, until_ms, limit)).fetchall()]
+
+
+def _webhooks(connection: sqlite3.Connection) -> tuple[list[WebhookRow], dict[bytes, bytes]]:
+    connection.execute("BEGIN")
+    try:
+        rows = [WebhookRow._make(row) for row in connection.execute(_WEBHOOK)]
+        return rows, dict(connection.execute("SELECT id, material FROM secret").fetchall())
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _counters(connection: sqlite3.Connection) -> dict[tuple[int, int], int]:
+    return {(webhook, state): n for webhook, state, n in connection.execute("SELECT webhook, state, n FROM counter")}
+
+
+def _slice(connection: sqlite3.Connection, span: tuple[int, int], since: int) -> Slice:
+    connection.execute("BEGIN")
+    try:
+        # The deliveries' key leads with the webhook, so each one's run of events is looked up by itself.
+        numbers = [number for (number,) in connection.execute("SELECT number FROM webhook")]
+        return Slice(
+            log=_log(connection, _LOG_SLICE, (*span, *span, since)),
+            events=[EventRow._make(row) for row in connection.execute(_EVENTS, span)],
+            deliveries=[
+                Delivery._make(row)
+                for number in numbers
+                for row in connection.execute(
+                    f"{_DELIVERY} WHERE webhook = ? AND event BETWEEN ? AND ?", (number, *span)
+                )
+            ],
+            keys=[KeyRow._make(row) for row in connection.execute(_KEYS, span)],
+        )
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _tail(connection: sqlite3.Connection, after: int) -> Tail:
+    connection.execute("BEGIN")
+    try:
+        return Tail(
+            log=_log(connection, f"{_LOG} WHERE seq > ? ORDER BY seq", (after,)),
+            webhooks=[WebhookRow._make(row) for row in connection.execute(_WEBHOOK)],
+            counters=_counters(connection),
+        )
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _check(connection: sqlite3.Connection) -> list[str]:
+    return [text for (text,) in connection.execute("PRAGMA integrity_check(20)")]

@@ -1,0 +1,243 @@
+"""The one writer of a SQLite file."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+
+from outbox.domain.deliveries import Delivery, State
+from outbox.domain.errors import CannotStartError, OutcomeUnknownError
+from outbox.domain.projecting import Changes, project
+from outbox.domain.records import decode
+from outbox.store.protocol import Batch, Decide, Facts, Head, KeyFact, UnsettledRange, Wants
+from outbox.store.sqlite.connections import Hopper, Row, connect, flat, groups, insert, translated
+from outbox.store.sqlite.files import FileLock, HeadFile
+from outbox.store.sqlite.reading import SqliteReader, open_reader, read_head
+
+_CHECKPOINT_FRAMES = 1000
+_HEAD_INTERVAL_S = 1.0
+_PAGE_BYTES = 4096
+_REBUILD_PAGE = 2000
+_PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter")
+
+
+async def open_store(path: Path) -> "SqliteStore":
+    """Take the file's lock, open it, bring its schema up to date. Raises CannotStartError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cannot create the directory {path.parent}: {error.strerror}"
+        raise CannotStartError(msg) from error
+    lock = FileLock(path)
+    lock.take()
+    try:
+        return SqliteStore(path, await connect(path, writing=True), lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+class SqliteStore:
+    """Implements `Store` on one SQLite file that this process owns."""
+
+    def __init__(self, path: Path, writer: Hopper, lock: FileLock) -> None:
+        """Take over an open connection and the lock; `open_store` is the way to make one."""
+        self.path = path
+        self._writer = writer
+        self._lock = lock
+        self._frames = 0
+        self._head = Head()
+        self._head_file = HeadFile(path)
+        self._head_moved = anyio.Event()
+        self._checkpoint_due = anyio.Event()
+
+    async def commit(self, wants: Wants, decide: Decide) -> Head:
+        """See `Store.commit`."""
+        self._head = await self._writer.run(self._commit, wants, decide)
+        self._head_moved.set()
+        if self._frames >= _CHECKPOINT_FRAMES:
+            self._checkpoint_due.set()
+        return self._head
+
+    async def run(self) -> None:
+        """See `Store.run`."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._checkpoint_when_due)
+            tasks.start_soon(self._keep_head)
+
+    async def _checkpoint_when_due(self) -> None:
+        while True:
+            await self._checkpoint_due.wait()
+            self._checkpoint_due = anyio.Event()
+            await self._writer.run(self._checkpoint, "PASSIVE")
+
+    async def _keep_head(self) -> None:
+        while True:
+            await self._head_moved.wait()
+            self._head_moved = anyio.Event()
+            await anyio.to_thread.run_sync(self._head_file.write, self._head)
+            await anyio.sleep(_HEAD_INTERVAL_S)
+
+    async def rebuild(self) -> int:
+        """See `Store.rebuild`."""
+        return await self._writer.run(self._rebuild)
+
+    async def reader(self) -> SqliteReader:
+        """Return a reader with a read-only connection of its own."""
+        return await open_reader(self.path)
+
+    async def aclose(self) -> None:
+        """Checkpoint, close, give the lock back."""
+        try:
+            if self._frames:
+                await self._writer.run(self._checkpoint, "TRUNCATE")
+                self._head_file.write(self._head)
+            await self._writer.aclose()
+        finally:
+            self._lock.release()
+
+    def _commit(self, connection: sqlite3.Connection, wants: Wants, decide: Decide) -> Head:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            batch = decide(_facts(connection, wants))
+            _write(connection, batch)
+        except sqlite3.Error as error:
+            _roll_back(connection)
+            raise translated(error) from error
+        except BaseException:
+            _roll_back(connection)
+            raise
+        self._end(connection)
+        self._frames += _frames(batch)
+        return Head(batch.log[-1].seq, batch.log[-1].digest) if batch.log else read_head(connection)
+
+    def _end(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _roll_back(connection)
+            if error.sqlite_errorname.startswith("SQLITE_IOERR"):
+                # After a failed sync the kernel may drop the pages and call them clean: asking again would lie.
+                msg = f"a commit's outcome is unknown ({error}): the disk fails"
+                raise OutcomeUnknownError(msg) from error
+            raise translated(error) from error
+
+    def _checkpoint(self, connection: sqlite3.Connection, mode: str) -> None:
+        _, frames, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        self._frames = max(frames - moved, 0)
+
+    def _rebuild(self, connection: sqlite3.Connection) -> int:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for table in _PROJECTIONS:
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
+            last = folded = 0
+            page = _log_page(connection, last)
+            while page:
+                changes = Changes()
+                for seq, record in page:
+                    project(seq, decode(record), changes)
+                _write_changes(connection, changes)
+                folded += len(page)
+                last = page[-1][0]
+                page = _log_page(connection, last)
+        except BaseException:
+            _roll_back(connection)
+            raise
+        self._end(connection)
+        self._frames += _CHECKPOINT_FRAMES
+        return folded
+
+
+def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
+    query = "SELECT seq, record FROM log WHERE seq > ? ORDER BY seq LIMIT ?"
+    return connection.execute(query, (after, _REBUILD_PAGE)).fetchall()
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # Some errors have rolled back already; asking twice is an error of its own.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _frames(batch: Batch) -> int:
+    """Guess how many pages a commit put into the write-ahead log."""
+    rows = len(batch.log) + len(batch.changes.deliveries) + len(batch.changes.outcomes)
+    return 8 + (sum(len(body) for _, body in batch.bodies) + 256 * rows) // _PAGE_BYTES
+
+
+def _facts(connection: sqlite3.Connection, wants: Wants) -> Facts:
+    facts = Facts(head=read_head(connection))
+    if wants.deliveries:
+        for row in _find(connection, _DELIVERIES, wants.deliveries, 2):
+            facts.deliveries[row[0], row[1]] = Delivery._make(row)
+    if wants.keys:
+        for key, event, record in _find(connection, _KEYS, [(key,) for key in wants.keys], 1):
+            facts.keys[key] = KeyFact(event, record)
+    for webhook, after, limit in wants.unsettled:
+        rows = connection.execute(_UNSETTLED, (webhook, after, limit)).fetchall()
+        if rows:
+            pending = sum(state == State.PENDING for _, state in rows)
+            facts.unsettled[webhook] = UnsettledRange(rows[0][0], rows[-1][0], pending, len(rows) - pending)
+    return facts
+
+
+# CROSS JOIN keeps the wanted rows as the outer loop: one look-up by primary key each.
+_DELIVERIES = (
+    "WITH wanted (w, e) AS (VALUES {}) SELECT webhook, event, state, due_ms, attempts, charged"
+    " FROM wanted CROSS JOIN delivery ON webhook = w AND event = e"
+)
+_KEYS = (
+    "WITH wanted (k) AS (VALUES {}) SELECT key, event, record"
+    " FROM wanted CROSS JOIN idempotency ON key = k CROSS JOIN log ON seq = event"
+)
+_UNSETTLED = "SELECT event, state FROM delivery WHERE webhook = ? AND event > ? AND state < 2 ORDER BY event LIMIT ?"
+_FOUND_AT_ONCE = 500
+
+
+def _find(connection: sqlite3.Connection, query: str, wanted: Sequence[Row], width: int) -> list[Row]:
+    found: list[Row] = []
+    for start in range(0, len(wanted), _FOUND_AT_ONCE):
+        chunk = wanted[start : start + _FOUND_AT_ONCE]
+        found += connection.execute(query.format(groups(len(chunk), width)), flat(chunk)).fetchall()
+    return found
+
+
+def _write(connection: sqlite3.Connection, batch: Batch) -> None:
+    insert(connection, "INSERT INTO log (seq, subject, record, digest) VALUES", batch.log)
+    insert(connection, "INSERT INTO body (event, body) VALUES", batch.bodies)
+    insert(connection, "INSERT INTO secret (id, material) VALUES", batch.secrets)
+    if batch.erased:
+        connection.execute(f"DELETE FROM secret WHERE id IN ({groups(len(batch.erased))})", batch.erased)  # noqa: S608
+    _write_changes(connection, batch.changes)
+
+
+def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
+    insert(connection, "INSERT INTO event (seq, id, kind, instance, accepted_ms) VALUES", changes.events)
+    insert(connection, "INSERT OR REPLACE INTO idempotency (key, event) VALUES", changes.keys)
+    insert(connection, _DELIVERY, changes.deliveries)
+    insert(connection, _DELIVERY, changes.outcomes, _OUTCOME)
+    for settled in changes.buried:
+        connection.execute(_BURY, settled)
+    for row in changes.webhooks:
+        connection.execute(_WEBHOOK, row)
+    for number, at_ms in changes.deleted:
+        connection.execute("UPDATE webhook SET deleted_ms = ? WHERE number = ?", (at_ms, number))
+    counters = [(webhook, state, n) for (webhook, state), n in changes.counters.items() if n]
+    insert(connection, "INSERT INTO counter (webhook, state, n) VALUES", counters, _COUNT)
+
+
+_DELIVERY = "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged) VALUES"
+_OUTCOME = (
+    "ON CONFLICT (webhook, event) DO UPDATE SET state = excluded.state, due_ms = excluded.due_ms,"
+    " attempts = excluded.attempts, charged = excluded.charged"
+)
+_BURY = "UPDATE delivery SET state = 3 WHERE webhook = ? AND event BETWEEN ? AND ? AND state < 2"
+_WEBHOOK = (
+    "INSERT INTO webhook (number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms,"
+    " deleted_ms) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (number) DO UPDATE SET settings = excluded.settings,"
+    " source = excluded.source, secret = excluded.secret, fingerprint = excluded.fingerprint,"
+    " updated_ms = excluded.updated_ms"
+)
+_COUNT = "ON CONFLICT (webhook, state) DO UPDATE SET n = n + excluded.n"
