@@ -5,7 +5,7 @@ yields whole rows (or a range of them), and differences of counters.
 """
 
 from collections import Counter
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import msgspec
 
@@ -92,6 +92,8 @@ def project(seq: int, record: Record, changes: Changes) -> None:
             changes.counters[record.webhook, State.PENDING] -= record.pending
             changes.counters[record.webhook, State.WAITING] -= record.waiting
             changes.counters[record.webhook, State.DEAD] += record.pending + record.waiting
+        case _:
+            assert_never(record)
 
 
 def _accepted(seq: int, record: EventAccepted, changes: Changes) -> None:

@@ -6,6 +6,7 @@ what their absence meant. A record does not hold its own seq; records that refer
 """
 
 import hashlib
+from typing import assert_never
 
 import msgspec
 from msgspec import Struct
@@ -131,3 +132,5 @@ def subject(record: Record) -> int:
             return record.event
         case WebhookSet() | WebhookDeleted() | DeliveriesBuried():
             return -record.webhook
+        case _:
+            assert_never(record)
