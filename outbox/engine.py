@@ -21,7 +21,7 @@ from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook
 from outbox.journal.commands import Accept, Accepted, DeleteWebhook, SetWebhook
 from outbox.journal.folding import Progress, Report, verify
 from outbox.journal.ledger import load_webhooks
-from outbox.journal.reading import EventView, Stats, WebhookStats, gather_stats, state_word, view_event
+from outbox.journal.reading import EventView, Stats, gather_stats, state_word, view_event
 from outbox.journal.writer import Journal
 from outbox.relay.addresses import judge_url
 from outbox.relay.budget import ByteBudget
@@ -34,8 +34,20 @@ from outbox.store.protocol import Reader, Store
 from outbox.store.sqlite import open_reader, open_store
 from outbox.store.sqlite.files import HeadFile
 
-__all__ = ["Engine", "EngineConfig", "EventView", "GlobalWebhook", "Report", "Stats", "WebhookStats", "open_engine",
-           "rebuild_database", "state_word", "verify_database"]  # fmt: skip
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "EventView",
+    "GlobalWebhook",
+    "Inspector",
+    "Report",
+    "Stats",
+    "SystemClock",
+    "open_engine",
+    "open_inspector",
+    "rebuild_database",
+    "state_word",
+]
 
 _log = structlog.get_logger("engine")
 
@@ -63,21 +75,65 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     delivery_bytes: int = 256 * 1024 * 1024
 
 
+class Inspector:
+    """Answers questions about a database, from committed data only; never blocks the writer."""
+
+    def __init__(self, reader: Reader, head: HeadFile) -> None:
+        """Read with `reader`; `head` remembers the end of the log outside the database."""
+        self._reader = reader
+        self._head = head
+
+    async def event(self, event_id: str) -> EventView:
+        """Return all there is about an event. Raises NotFoundError."""
+        return await view_event(self._reader, event_id)
+
+    async def stats(self) -> Stats:
+        """Return the numbers of it all."""
+        return await gather_stats(self._reader)
+
+    async def verify(self, progress: Progress) -> Report:
+        """Check log, projections, bodies and file, beside a running service or without one."""
+        return await verify(self._reader, self._head.read(), progress)
+
+
+class Parts(Struct, frozen=True):
+    """What an engine is made of."""
+
+    clock: Clock
+    store: Store
+    journal: Journal
+    relay: Relay
+
+
 class Engine:
     """The engine at work: takes events and settings in, answers questions, and relays in the background."""
 
-    def __init__(self, config: EngineConfig, clock: Clock, journal: Journal, reader: Reader, store: Store) -> None:
+    def __init__(self, config: EngineConfig, parts: Parts, inspector: Inspector) -> None:
         """Put the parts together; `open_engine` is the way to make one."""
+        self.inspector = inspector
         self._config = config
-        self._clock = clock
-        self._journal = journal
-        self._reader = reader
-        self._store = store
+        self._clock = parts.clock
+        self._journal = parts.journal
+        self._relay = parts.relay
+        self._store = parts.store
 
     @property
     def webhooks(self) -> Webhooks:
         """The live webhooks as of the last commit."""
         return self._journal.webhooks
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why the engine cannot do all of its work right now; nothing when it can."""
+        return [trouble for trouble in (self._journal.trouble,) if trouble]
+
+    def stop_relay(self) -> None:
+        """Make no new attempt; what is in flight has eight seconds to land once the engine is left."""
+        self._relay.stop()
+
+    def now_ms(self) -> int:
+        """Return the time that the engine goes by, in milliseconds since the epoch."""
+        return self._clock.now_ms()
 
     async def accept(self, event: Event, idempotency_key: bytes = b"") -> Accepted:
         """Return once the event and its deliveries are on disk.
@@ -117,14 +173,6 @@ class Engine:
         """Delete a webhook; its unsettled deliveries are settled as dead soon after. Raises NotFoundError."""
         return await self._journal.submit(DeleteWebhook(scope, instance, name, self._clock.now_ms()))
 
-    async def event(self, event_id: str) -> EventView:
-        """Return all there is about an event. Raises NotFoundError."""
-        return await view_event(self._reader, event_id)
-
-    async def stats(self) -> Stats:
-        """Return the numbers of it all."""
-        return await gather_stats(self._reader)
-
     async def rebuild(self) -> int:
         """Fold the projections again from the log while everything else waits; return the records folded."""
         return await self._store.rebuild()
@@ -162,7 +210,8 @@ async def open_engine(config: EngineConfig, clock: Clock | None = None) -> Async
         stack.push_async_callback(store.aclose)
         reader = await _reader(store, stack)
         claims = await _reader(store, stack)
-        await _compare_head(reader, HeadFile(config.database))
+        head = HeadFile(config.database)
+        await _compare_head(reader, head)
         journal = Journal(store, load_webhooks(*await reader.webhooks()), config.queue_bytes)
         courier = await stack.enter_async_context(Courier(config.addresses))
         relay = Relay(
@@ -180,7 +229,7 @@ async def open_engine(config: EngineConfig, clock: Clock | None = None) -> Async
                 user_agent=f"evolution-outbox/{__version__}",
             )
         )
-        engine = Engine(config, clock, journal, reader, store)
+        engine = Engine(config, Parts(clock, store, journal, relay), Inspector(reader, head))
         async with anyio.create_task_group() as writing:
             writing.start_soon(store.run)
             writing.start_soon(journal.run)
@@ -190,7 +239,7 @@ async def open_engine(config: EngineConfig, clock: Clock | None = None) -> Async
                 try:
                     yield engine
                 finally:
-                    relay.stop()
+                    engine.stop_relay()
             await journal.drain()
             writing.cancel_scope.cancel()
 
@@ -212,11 +261,12 @@ async def _compare_head(reader: Reader, file: HeadFile) -> None:
         _log.error("log.tail_lost", remembered=kept.seq, found=(await reader.head()).seq, evidence=str(aside))
 
 
-async def verify_database(path: Path, progress: Progress) -> Report:
-    """Check a database beside a running service or without one. Raises CannotStartError if it cannot be read."""
-    reader = await open_reader(path)
+@asynccontextmanager
+async def open_inspector(database: Path) -> AsyncIterator[Inspector]:
+    """Open a database for looking only, beside a running service or without one. Raises CannotStartError."""
+    reader = await open_reader(database)
     try:
-        return await verify(reader, HeadFile(path).read(), progress)
+        yield Inspector(reader, HeadFile(database))
     finally:
         await reader.aclose()
 

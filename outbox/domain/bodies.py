@@ -13,10 +13,11 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
-from outbox.domain.errors import MalformedError
+from outbox.domain.errors import InvalidError, MalformedError
 
 MAX_DEPTH = 200
 
+_EMPTY = frozenset({b"null", b'""'})
 _BOM = b"\xef\xbb\xbf"
 # Possessive quantifiers: a string of many megabytes costs no memory for the ways back into it.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]', re.DOTALL)
@@ -25,6 +26,7 @@ _ESCAPE = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\\\"
 )
 _QUOTED = re.compile(rb'"[^"]*"?')
+_PLACE = re.compile(r" - at `(?P<path>[^`]*)`$")  # how msgspec ends its messages
 _NOT_MARKS = bytes(set(range(256)) - set(b'{}[]"'))
 _STEP = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 _MEMBERS = msgspec.json.Decoder(dict[str, Raw])
@@ -61,14 +63,16 @@ def _depth(body: bytes) -> int:
 def decode_json(decoder: "msgspec.json.Decoder[_T]", body: bytes) -> _T:
     """Decode `body`, forgiving lone surrogate escapes (what is decoded then has U+FFFD in their place).
 
-    Raises MalformedError when it is not JSON and msgspec.ValidationError when it has the wrong shape.
+    Raises MalformedError when it is not JSON, and InvalidError, with the JSON path, when it has the wrong shape.
     """
     try:
         return decoder.decode(body)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as error:
         # The decoder stops at the first wrong type: the rest may not be JSON at all, which is the worse fault.
         _refuse_malformed(body)
-        raise
+        text = str(error)
+        found = _PLACE.search(text)
+        raise InvalidError(text[: found.start()] if found else text, found["path"] if found else "$") from error
     except msgspec.DecodeError as error:
         neutral = neutralised(body)
         if neutral == body:
@@ -142,3 +146,12 @@ def _members(body: bytes) -> Iterator[tuple[str, bytes, bytes]]:
         elif quoted is not None and start is not None and (mark == b"," or depth == 0):
             yield _TEXT.decode(neutralised(quoted)), quoted, body[start : token.start()].strip()
             quoted = start = None
+
+
+def masked(body: bytes, names: frozenset[str], mask: bytes) -> bytes:
+    """Return an accepted `body` with `mask` for the values of the outermost members `names` that hold something."""
+    members = (
+        quoted + b":" + (mask if name in names and value not in _EMPTY else value)
+        for name, quoted, value in _members(body)
+    )
+    return b"{" + b",".join(members) + b"}"

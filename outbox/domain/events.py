@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from typing import NoReturn
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -16,7 +15,6 @@ INSTANCE_MAX_LENGTH = 255
 MAX_HOPS = 5
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd\ud800-\udfff]")
-_PATH = re.compile(r" - at `(?P<where>[^`]*)`$")
 
 
 class Event(Struct, frozen=True):
@@ -147,17 +145,7 @@ def _loose_chat(members: dict[str, Raw]) -> str:
 
 def _read_envelope(body: bytes) -> _Envelope:
     check_text(body)
-    try:
-        return decode_json(_ENVELOPE, body)
-    except msgspec.ValidationError as error:
-        _refuse_shape(error)
-
-
-def _refuse_shape(error: msgspec.ValidationError) -> NoReturn:
-    """Turn msgspec's words for a wrong shape into ours, keeping the path."""
-    text = str(error)
-    found = _PATH.search(text)
-    raise InvalidError(text[: found.start()] if found else text, found["where"] if found else "$") from error
+    return decode_json(_ENVELOPE, body)
 
 
 def _event(envelope: _Envelope, kind: str, instance: str, body: bytes, hops: int) -> Event:

@@ -23,11 +23,16 @@ class EventView(Struct, frozen=True):
     attempts: list[AttemptRecorded]
     webhooks: dict[int, WebhookRow]
 
+    def url(self, webhook: int) -> str:
+        """Return the URL, without user and password, that a webhook has now or had when it was deleted."""
+        return settings_of(self.webhooks[webhook]).url
+
 
 class WebhookStats(Struct, frozen=True):
     """The deliveries of one live webhook by state, as they read; `oldest_ms` is when its oldest pending one came."""
 
     webhook: WebhookRow
+    enabled: bool
     deliveries: dict[str, int]
     oldest_ms: int | None
 
@@ -89,7 +94,7 @@ async def gather_stats(reader: Reader) -> Stats:
         if row.deleted_ms is None:
             waiting = counts["pending"] + counts["waiting"] + counts["held"]
             oldest = await reader.oldest_pending(row.number) if waiting else None
-            webhooks.append(WebhookStats(row, counts, oldest))
+            webhooks.append(WebhookStats(row, settings_of(row).enabled, counts, oldest))
     return Stats(
         events=counters.get(EVENTS_COUNTER, 0),
         deliveries=total,

@@ -32,12 +32,13 @@ class _Entry(Struct, eq=False):
 class Journal:
     """Takes commands from many callers and commits them together, in the order they came.
 
-    `webhooks` are the settings as of the last commit.
+    `webhooks` are the settings as of the last commit, `trouble` is why that commit failed if it did.
     """
 
     def __init__(self, store: Store, webhooks: Webhooks, queue_bytes: int) -> None:
         """Write to `store`, from where `webhooks` were loaded; refuse when `queue_bytes` wait."""
         self.webhooks = webhooks
+        self.trouble = ""
         self._store = store
         self._queue: deque[_Entry] = deque()
         self._queue_bytes = queue_bytes
@@ -114,6 +115,7 @@ class Journal:
         try:
             await self._store.commit(wants, commit.decide)
         except OutboxError as error:
+            self.trouble = error.detail
             self._refuse(entries, error)
             if isinstance(error, OutcomeUnknownError | CorruptError):
                 raise
@@ -121,6 +123,7 @@ class Journal:
         except BaseException as error:
             self._refuse(entries, error)
             raise
+        self.trouble = ""
         self.webhooks = commit.ledger.webhooks
         for entry, answer in zip(entries, commit.answers, strict=True):
             _answer(entry.answer, answer)

@@ -39,7 +39,8 @@ class Hopper:
         with anyio.CancelScope(shield=True):
             # The sqlite3 connection is passed inside the thread: it may not be touched from this one.
             execute: Callable[..., Awaitable[_T]] = self._connection._execute  # noqa: SLF001
-            return await execute(lambda: function(self._connection._conn, *args))  # noqa: SLF001
+            result = await execute(lambda: function(self._connection._conn, *args))  # noqa: SLF001
+        return result  # noqa: RET504 - inside the scope, which might swallow an error, a return may not be reached
 
     async def aclose(self) -> None:
         """Close the connection and end its thread."""

@@ -1,0 +1,69 @@
+"""The ASGI application: Litestar, and in front of it the hot path of ingest."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+
+from app.problems import PROBLEM_JSON, ProblemError, evolution_shape, problem_for
+from app.routes import evolution, health, inspection, webhooks
+from app.routes.ingest import Ingest, Receive, Scope, Send
+from app.security import Keys, api_key_guard
+from app.settings import Settings
+from outbox.domain.errors import OutboxError
+from outbox.engine import Engine
+
+SETTINGS_BODY_BYTES = 1024 * 1024
+
+_log = structlog.get_logger("http")
+
+
+def create_app(engine: Engine, settings: Settings) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """Return the service as an ASGI application around an open engine."""
+    keys = Keys(settings.api_key, settings.ingest_token)
+    ingest = Ingest(engine, keys, settings["OUTBOX_MAX_BODY_BYTES"])
+    framework = Litestar(
+        route_handlers=[
+            webhooks.put_local,
+            webhooks.get_local,
+            webhooks.delete_local,
+            evolution.set_webhook,
+            evolution.find_webhook,
+            inspection.get_event,
+            inspection.get_stats,
+            inspection.rebuild,
+            health.live,
+            health.ready,
+        ],
+        guards=[api_key_guard],
+        dependencies={"engine": Provide(lambda: engine, sync_to_thread=False)},
+        exception_handlers={Exception: _problem},
+        request_max_body_size=SETTINGS_BODY_BYTES,
+        state=State({"keys": keys}),
+        openapi_config=None,
+        logging_config=None,
+        signature_types=[Engine],
+    )
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        if ingest.serves(scope):
+            await ingest(scope, receive, send)
+        else:
+            await framework(cast("Any", scope), cast("Any", receive), cast("Any", send))
+
+    return front
+
+
+def _problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    if isinstance(error, HTTPException):
+        error = ProblemError(error.status_code, error.detail, dict(error.headers or {}))
+    elif not isinstance(error, OutboxError):
+        _log.error("request.failed", path=request.url.path, exc_info=error)
+    problem = problem_for(error)
+    if request.url.path.startswith("/webhook/"):
+        problem = evolution_shape(problem)
+    return Response(problem.encode(), status_code=problem.status, headers=problem.headers, media_type=PROBLEM_JSON)

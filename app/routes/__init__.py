@@ -1,0 +1,1 @@
+"""The HTTP face: each route parses, calls the engine, and shapes the answer."""

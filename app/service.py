@@ -1,0 +1,87 @@
+"""The service as a process: opens the engine, serves HTTP, stops in order.
+
+The engine is opened around the server rather than by ASGI's lifespan events: what breaks in it then ends the server,
+instead of leaving one that answers with nothing behind it.
+"""
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+import structlog
+import uvicorn
+
+from app.asgi import create_app
+from app.settings import Settings, with_keys
+from outbox import __version__
+from outbox.domain.errors import CannotStartError
+from outbox.engine import Engine, open_engine
+
+GRACE_S = 8
+
+_log = structlog.get_logger("service")
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to `serve`: uvicorn would raise them again after a clean stop, and so exit with 143."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises CannotStartError, and whatever ended the engine."""
+    settings = with_keys(settings)
+    for warning in settings.warnings:
+        _log.warning("settings.ignored", reason=warning)
+    async with open_engine(settings.engine_config()) as engine:
+        listener = _listen(settings["OUTBOX_HOST"], settings["OUTBOX_PORT"])
+        server = _Server(
+            uvicorn.Config(
+                create_app(engine, settings),
+                http="httptools",
+                loop="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        _announce(settings, listener)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_on_signal, server, engine)
+            await server.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+    _log.info("service.stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        msg = f"cannot listen on {host}:{port} (OUTBOX_HOST, OUTBOX_PORT): {error.strerror}"
+        raise CannotStartError(msg) from error
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    kept = {
+        name: value.source
+        for name in ("OUTBOX_API_KEY", "OUTBOX_INGEST_TOKEN")
+        if (value := settings.values[name]).source.startswith("/")
+    }
+    _log.info("service.started", address=address, version=__version__, database=str(settings.database), **kept)
+
+
+async def _stop_on_signal(server: uvicorn.Server, engine: Engine) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for received in signals:
+            _log.info("service.stopping", signal=signal.Signals(received).name)
+            engine.stop_relay()
+            server.should_exit = True
