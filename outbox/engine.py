@@ -18,6 +18,7 @@ from outbox.domain.ids import key_digest
 from outbox.domain.retrying import RetryPolicy
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook, split_userinfo
+from outbox.journal.claims import Claims
 from outbox.journal.commands import Accept, Accepted, DeleteWebhook, SetWebhook
 from outbox.journal.folding import Progress, Report, verify
 from outbox.journal.ledger import load_webhooks
@@ -209,7 +210,7 @@ async def open_engine(config: EngineConfig, clock: Clock | None = None) -> Async
         store = await open_store(config.database)
         stack.push_async_callback(store.aclose)
         reader = await _reader(store, stack)
-        claims = await _reader(store, stack)
+        claims = Claims(await _reader(store, stack))
         head = HeadFile(config.database)
         await _compare_head(reader, head)
         journal = Journal(store, load_webhooks(*await reader.webhooks()), config.queue_bytes)
@@ -217,7 +218,7 @@ async def open_engine(config: EngineConfig, clock: Clock | None = None) -> Async
         relay = Relay(
             Surroundings(
                 journal=journal,
-                reader=claims,
+                claims=claims,
                 courier=courier,
                 recorder=Recorder(journal),
                 budget=ByteBudget(config.delivery_bytes),

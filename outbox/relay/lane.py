@@ -14,7 +14,7 @@ from outbox.domain.bodies import copy_for
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.deliveries import Effect
 from outbox.domain.ids import body_digest, event_text
-from outbox.domain.records import AttemptRecorded, EventAccepted, decode
+from outbox.domain.records import AttemptRecorded
 from outbox.domain.retrying import (
     RETRY_AFTER_MAX_S,
     Answer,
@@ -28,12 +28,12 @@ from outbox.domain.retrying import (
 )
 from outbox.domain.routing import url_for
 from outbox.domain.webhooks import Webhook
+from outbox.journal.claims import Claim, Claims
 from outbox.journal.writer import Journal
 from outbox.relay.budget import ByteBudget
 from outbox.relay.clock import Clock
 from outbox.relay.courier import Courier, Parcel
 from outbox.relay.recorder import Recorder
-from outbox.store.protocol import Due, Reader
 
 PAGE = 128
 LOAD_BYTES = 1024 * 1024
@@ -47,7 +47,7 @@ class Surroundings(Struct, frozen=True):
     """What all lanes share."""
 
     journal: Journal
-    reader: Reader
+    claims: Claims
     courier: Courier
     recorder: Recorder
     budget: ByteBudget
@@ -57,11 +57,6 @@ class Surroundings(Struct, frozen=True):
     timeout_ms: int
     route_style: RouteStyle
     user_agent: str
-
-
-class _Claim(Struct, frozen=True):
-    due: Due
-    event: EventAccepted
 
 
 class Lane:
@@ -114,24 +109,19 @@ class Lane:
     def _webhook(self) -> Webhook | None:
         return self._around.journal.webhooks.get(self.number)
 
-    async def _claim(self) -> list[_Claim]:
+    async def _claim(self) -> list[Claim]:
         """Return due deliveries that are not in hand, the longest due first."""
         now_ms = self._around.clock.now_ms()
         if now_ms < self._paused_until_ms:
             return []
         until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
-        rows = await self._around.reader.due(self.number, until_ms, PAGE + len(self._taken))
-        claims = []
-        for row in rows:
-            event = decode(row.record)
-            if row.event not in self._taken and isinstance(event, EventAccepted):
-                claims.append(_Claim(row, event))
-        return claims[:PAGE]
+        found = await self._around.claims.due(self.number, until_ms, PAGE + len(self._taken))
+        return [claim for claim in found if claim.seq not in self._taken][:PAGE]
 
     async def _rest(self) -> bool:
         """Wait for a change or a due time; say whether there is reason to go on."""
         now_ms = self._around.clock.now_ms()
-        first = await self._around.reader.next_due(self.number)
+        first = await self._around.claims.next_due(self.number)
         wait_s = IDLE_S
         if self._paused_until_ms > now_ms:
             wait_s = (self._paused_until_ms - now_ms) / 1000
@@ -159,21 +149,21 @@ class Lane:
             self._reach_ms = first_ms
         return max(left_s, 0.0)
 
-    async def _send(self, claims: list[_Claim], flights: TaskGroup) -> None:
+    async def _send(self, claims: list[Claim], flights: TaskGroup) -> None:
         """Post the claims as places come free, loading their bodies a few at a time."""
         for few in _portions(claims):
             size = sum(claim.event.size for claim in few)
             await self._around.budget.take(size)
             unsent = size
             try:
-                bodies = await self._around.reader.bodies([claim.due.event for claim in few])
+                bodies = await self._around.claims.bodies([claim.seq for claim in few])
                 for claim in few:
                     if not await self._place():
                         return
-                    self._taken.add(claim.due.event)
+                    self._taken.add(claim.seq)
                     self._flying += 1
                     unsent -= claim.event.size
-                    flights.start_soon(self._deliver, claim, bodies.pop(claim.due.event, None))
+                    flights.start_soon(self._deliver, claim, bodies.pop(claim.seq, None))
             finally:
                 if unsent:
                     self._around.budget.give_back(unsent)
@@ -189,7 +179,7 @@ class Lane:
             await self._landed.wait()
         return False
 
-    async def _deliver(self, claim: _Claim, body: bytes | None) -> None:
+    async def _deliver(self, claim: Claim, body: bytes | None) -> None:
         """Make one attempt and record it. Cancelled in mid-flight it records nothing, and is made again."""
         try:
             try:
@@ -203,26 +193,26 @@ class Lane:
                 if effect is Effect.RETRY:
                     self._changed.set()
         finally:
-            self._taken.discard(claim.due.event)
+            self._taken.discard(claim.seq)
             self._landed.set()
 
-    async def _attempt(self, claim: _Claim, body: bytes | None) -> AttemptRecorded | None:
+    async def _attempt(self, claim: Claim, body: bytes | None) -> AttemptRecorded | None:
         webhook = self._webhook()
         if webhook is None:
             return None
         clock = self._around.clock
         started_ms = clock.now_ms()
-        number = claim.due.attempts + 1
+        number = claim.attempts + 1
         if body is None or body_digest(body) != claim.event.digest:
             answer = Answer(error="corrupt_body", detail="the stored body is not the one that was accepted")
-            decision = Decision(Effect.BURY, claim.due.charged, started_ms, "the stored body is damaged")
+            decision = Decision(Effect.BURY, claim.charged, started_ms, "the stored body is damaged")
         else:
             answer = await self._around.courier.post(self._parcel(webhook, claim, body, number))
-            decision = decide(answer, claim.due.charged, clock.now_ms(), self._around.policy, self._around.random)
+            decision = decide(answer, claim.charged, clock.now_ms(), self._around.policy, self._around.random)
         self._obey(answer)
         self._note(claim, number, answer, decision)
         return AttemptRecorded(
-            event=claim.due.event,
+            event=claim.seq,
             webhook=self.number,
             attempt=number,
             at_ms=started_ms,
@@ -237,7 +227,7 @@ class Lane:
             reason=decision.reason,
         )
 
-    def _parcel(self, webhook: Webhook, claim: _Claim, body: bytes, number: int) -> Parcel:
+    def _parcel(self, webhook: Webhook, claim: Claim, body: bytes, number: int) -> Parcel:
         around, event = self._around, claim.event
         url = url_for(webhook, event.kind, around.route_style)
         copy = copy_for(body, url, None if event.dated else _rfc3339(event.at_ms))
@@ -262,7 +252,7 @@ class Lane:
             until_ms = self._around.clock.now_ms() + round(asked_s * 1000)
             self._paused_until_ms = max(self._paused_until_ms, until_ms)
 
-    def _note(self, claim: _Claim, number: int, answer: Answer, decision: Decision) -> None:
+    def _note(self, claim: Claim, number: int, answer: Answer, decision: Decision) -> None:
         """Say in the log what came of an attempt."""
         if classify(answer, self._around.policy) is Verdict.SUCCESS:
             _log.debug("delivery.acknowledged", webhook=self.number, attempt=number, status=answer.status)
@@ -278,9 +268,9 @@ class Lane:
         )
 
 
-def _portions(claims: list[_Claim]) -> list[list[_Claim]]:
+def _portions(claims: list[Claim]) -> list[list[Claim]]:
     """Split claims into runs whose bodies together stay within LOAD_BYTES, or are one."""
-    portions: list[list[_Claim]] = []
+    portions: list[list[Claim]] = []
     size = LOAD_BYTES
     for claim in claims:
         if size + claim.event.size > LOAD_BYTES:

@@ -4,7 +4,6 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from outbox.domain.deliveries import State
 from outbox.domain.errors import BusyError, CorruptError
 from outbox.journal.commands import Bury
 from outbox.relay.lane import Lane, Surroundings
@@ -31,9 +30,7 @@ class Relay:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             self._around.journal.listen(self._noticed)
-            counters = await self._around.reader.counters()
-            unsettled = {webhook for (webhook, state), n in counters.items() if n and state in _UNSETTLED}
-            self._noticed(unsettled)
+            self._noticed(await self._around.claims.unsettled_webhooks())
             await self._stopping.wait()
             self._tasks = None
             for lane in self._lanes.values():
@@ -89,9 +86,6 @@ class Relay:
                     await anyio.sleep(error.retry_after_s)
         finally:
             self._sweeping.discard(webhook)
-
-
-_UNSETTLED = frozenset({State.PENDING, State.WAITING})
 
 
 def _holds(error: BaseException, kind: type[BaseException]) -> bool:

@@ -1,0 +1,57 @@
+"""What the relay reads: deliveries that are due, and the bodies of their events."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from outbox.domain.deliveries import State
+from outbox.domain.errors import CorruptError
+from outbox.domain.records import EventAccepted, decode
+from outbox.store.protocol import Reader
+
+_UNSETTLED = frozenset({State.PENDING, State.WAITING})
+
+
+class Claim(Struct, frozen=True):
+    """A delivery that may be attempted: its event's seq and record, and the attempts made and charged so far."""
+
+    seq: int
+    event: EventAccepted
+    attempts: int
+    charged: int
+
+
+class Claims:
+    """Reads what lanes work on. A lane keeps what it has claimed in memory: one process has them all."""
+
+    def __init__(self, reader: Reader) -> None:
+        """Read with a reader of its own, so that looking in never delays a delivery."""
+        self._reader = reader
+
+    async def due(self, webhook: int, until_ms: int, limit: int) -> list[Claim]:
+        """Return up to `limit` pending deliveries due by `until_ms`, the longest due first. Raises CorruptError."""
+        return [
+            Claim(row.event, _accepted(row.record), row.attempts, row.charged)
+            for row in await self._reader.due(webhook, until_ms, limit)
+        ]
+
+    async def next_due(self, webhook: int) -> int | None:
+        """Return when the webhook's first pending delivery is due, or None if it has none."""
+        return await self._reader.next_due(webhook)
+
+    async def bodies(self, seqs: Sequence[int]) -> dict[int, bytes]:
+        """Return the bodies of events by seq; one that is gone is left out."""
+        return await self._reader.bodies(seqs)
+
+    async def unsettled_webhooks(self) -> set[int]:
+        """Return the numbers of the webhooks, deleted ones too, that have unsettled deliveries."""
+        counters = await self._reader.counters()
+        return {webhook for (webhook, state), n in counters.items() if n and state in _UNSETTLED}
+
+
+def _accepted(data: bytes) -> EventAccepted:
+    record = decode(data)
+    if not isinstance(record, EventAccepted):
+        msg = f"a delivery's event is a {type(record).__name__} in the log"
+        raise CorruptError(msg)
+    return record

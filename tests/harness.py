@@ -1,0 +1,268 @@
+"""What tests of the running service share: the real process, real receivers, and a client."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import web
+from msgspec import Struct
+
+ROOT = Path(__file__).resolve().parent.parent
+API_KEY = "test-api-key"
+INGEST_TOKEN = "test-ingest-token"
+START_TIMEOUT_S = 30
+
+
+class Arrival(Struct):
+    """One POST that a receiver got: its path with query, headers (lower case names) and body."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def webhook_id(self) -> str:
+        """The id by which receivers drop duplicates."""
+        return self.headers["webhook-id"]
+
+    def json(self) -> Any:
+        """Return the decoded body."""
+        return json.loads(self.body)
+
+
+Answering = Callable[[Arrival], Awaitable[web.StreamResponse] | web.StreamResponse | int]
+
+
+class Receiver:
+    """A real HTTP server on loopback that keeps what it gets; `answer` decides what it says (200 unless told)."""
+
+    def __init__(self, answer: Answering = lambda _arrival: 200) -> None:
+        """Start nothing yet: use `async with`."""
+        self.arrivals: list[Arrival] = []
+        self.answer = answer
+        self.port = 0
+        self._arrived = asyncio.Condition()
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a trailing slash."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        """Listen on the port it had before, or on a free one."""
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_route("POST", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop listening; what it got is kept."""
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        arrival = Arrival(request.raw_path, headers, await request.read())
+        self.arrivals.append(arrival)
+        async with self._arrived:
+            self._arrived.notify_all()
+        answer = self.answer(arrival)
+        if isinstance(answer, int):
+            return web.Response(status=answer)
+        return answer if isinstance(answer, web.StreamResponse) else await answer
+
+    async def wait_for(self, enough: Callable[[list[Arrival]], bool], timeout_s: float = 30) -> list[Arrival]:
+        """Return what has arrived once that is `enough`."""
+        async with asyncio.timeout(timeout_s), self._arrived:
+            await self._arrived.wait_for(lambda: enough(self.arrivals))
+        return self.arrivals
+
+    async def wait_for_count(self, count: int, timeout_s: float = 30) -> list[Arrival]:
+        """Return what has arrived once that is at least `count` POSTs."""
+        return await self.wait_for(lambda arrivals: len(arrivals) >= count, timeout_s)
+
+
+class Reply(Struct):
+    """What the service answered."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the decoded body."""
+        return json.loads(self.body)
+
+
+class Service:
+    """The real service as a process of its own, on a free port, with a database in `folder`."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        """Prepare it with quick retries and loopback receivers allowed; `settings` are further variables."""
+        self.folder = folder
+        self.settings = {
+            "OUTBOX_DATABASE_URL": f"sqlite:///{folder / 'outbox.db'}",
+            "OUTBOX_PORT": "0",
+            "OUTBOX_API_KEY": API_KEY,
+            "OUTBOX_INGEST_TOKEN": INGEST_TOKEN,
+            "OUTBOX_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "OUTBOX_LOG_FORMAT": "json",
+            "WEBHOOK_RETRY_INITIAL_DELAY_SECONDS": "0.05",
+            "WEBHOOK_RETRY_MAX_DELAY_SECONDS": "0.2",
+            "WEBHOOK_RETRY_MAX_ATTEMPTS": "1000",
+            **settings,
+        }
+        self.address = ""
+        self.log: list[dict[str, Any]] = []
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._logged = asyncio.Condition()
+        self._http: aiohttp.ClientSession | None = None
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.folder / "outbox.db"
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        """The process that is running or ran last."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the service and of `scripts/outbox` beside it: nothing of ours but the settings."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "WEBHOOK_"))}
+        return {**kept, "PYTHONPATH": str(ROOT), **self.settings}
+
+    async def start(self) -> None:
+        """Start it and return once it listens."""
+        await self.launch()
+        started = await self.wait_for_log(lambda line: line["event"] in {"service.started", "service.failed"})
+        assert started["event"] == "service.started", started
+        self.address = started["address"]
+
+    async def launch(self) -> None:
+        """Start it without waiting for anything."""
+        self.log.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "app", "serve", cwd=self.folder, env=self.environment,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=1 << 24,
+        )  # fmt: skip
+        self._reading = asyncio.create_task(self._read_log())
+
+    async def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        async for raw in self.process.stderr:
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                line = {"event": "text", "text": raw.decode(errors="replace").rstrip()}
+            self.log.append(line)
+            async with self._logged:
+                self._logged.notify_all()
+
+    async def wait_for_log(
+        self, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = START_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Return the first line of its log that is `wanted`, be it there already or still to come."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.log if wanted(line)]
+
+        async with asyncio.timeout(timeout_s), self._logged:
+            await self._logged.wait_for(lambda: bool(found()) or self._ended())
+        assert found(), f"the service ended without the wanted line: {self.log}"
+        return found()[0]
+
+    def _ended(self) -> bool:
+        return self._reading is not None and self._reading.done()
+
+    async def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        self.process.kill()
+        await self._wait()
+
+    async def stop(self, timeout_s: float = 20) -> int:
+        """End it with SIGTERM and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(timeout_s):
+            return await self._wait()
+
+    async def _wait(self) -> int:
+        status = await self.process.wait()
+        if self._reading is not None:
+            await self._reading
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+        return status
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Ask it something with the API key (`headers` may replace it); a mapping is sent as JSON."""
+        if self._http is None:
+            self._http = aiohttp.ClientSession(auto_decompress=False)
+        data = json.dumps(body) if isinstance(body, Mapping) else body
+        sent = {"apikey": API_KEY, "content-type": "application/json", **(headers or {})}
+        async with self._http.request(method, self.address + path, data=data, headers=sent) as answer:
+            named = {name.lower(): value for name, value in answer.headers.items()}
+            return Reply(answer.status, named, await answer.read())
+
+    async def accept(self, event: str = "messages.upsert", instance: str = "loja01", **members: Any) -> str:
+        """Post an event and return its id."""
+        body = {"event": event, "instance": instance, "data": {}, **members}
+        reply = await self.request("POST", "/events", body)
+        assert reply.status == 202, reply
+        return str(reply.json()["id"])
+
+    async def set_webhook(self, instance: str, url: str, **settings: Any) -> None:
+        """Set the local webhook of an instance over our own API."""
+        reply = await self.request("PUT", f"/webhooks/instances/{instance}", {"url": url, **settings})
+        assert reply.status in {200, 201}, reply
+
+    async def command(self, *arguments: str) -> tuple[int, str, str]:
+        """Run `scripts/outbox` with `arguments` in its environment; return exit status, output, errors."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "app.cli", *arguments, cwd=self.folder, env=self.environment | {"COLUMNS": "200"},
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, errors = await process.communicate()
+        return process.returncode or 0, output.decode(), errors.decode()
+
+    async def verify(self) -> dict[str, Any]:
+        """Check everything it stored; fail the test with the problems found."""
+        status, output, errors = await self.command("verify", "--json")
+        assert status == 0, output + errors
+        return dict(json.loads(output))
+
+
+@asynccontextmanager
+async def running(folder: Path, **settings: str) -> AsyncIterator[Service]:
+    """Run a service for a test; afterwards it is stopped in order, and everything it stored is verified."""
+    service = Service(folder, **settings)
+    await service.start()
+    try:
+        yield service
+    finally:
+        if service.process.returncode is None:
+            await service.stop()
+        await service.verify()
