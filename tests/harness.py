@@ -128,6 +128,7 @@ class Service:
         self.log: list[dict[str, Any]] = []
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._ended = False
         self._logged = asyncio.Condition()
         self._http: aiohttp.ClientSession | None = None
 
@@ -158,6 +159,7 @@ class Service:
     async def launch(self) -> None:
         """Start it without waiting for anything."""
         self.log.clear()
+        self._ended = False
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "app", "serve", cwd=self.folder, env=self.environment,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=1 << 24,
@@ -171,9 +173,14 @@ class Service:
                 line = json.loads(raw)
             except ValueError:
                 line = {"event": "text", "text": raw.decode(errors="replace").rstrip()}
-            self.log.append(line)
-            async with self._logged:
-                self._logged.notify_all()
+            await self._note(line)
+        self._ended = True
+        await self._note({"event": "end"})
+
+    async def _note(self, line: dict[str, Any]) -> None:
+        self.log.append(line)
+        async with self._logged:
+            self._logged.notify_all()
 
     async def wait_for_log(
         self, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = START_TIMEOUT_S
@@ -184,12 +191,9 @@ class Service:
             return [line for line in self.log if wanted(line)]
 
         async with asyncio.timeout(timeout_s), self._logged:
-            await self._logged.wait_for(lambda: bool(found()) or self._ended())
+            await self._logged.wait_for(lambda: bool(found()) or self._ended)
         assert found(), f"the service ended without the wanted line: {self.log}"
         return found()[0]
-
-    def _ended(self) -> bool:
-        return self._reading is not None and self._reading.done()
 
     async def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""
