@@ -6,7 +6,7 @@ instead of leaving one that answers with nothing behind it.
 
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import anyio
@@ -51,11 +51,13 @@ async def serve(settings: Settings) -> None:
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
-        _announce(settings, listener)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_on_signal, server, engine)
-            await server.serve(sockets=[listener])
-            tasks.cancel_scope.cancel()
+        # Whoever reads that it has started may stop it at once, and in order.
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            _announce(settings, listener)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_stop_on_signal, signals, server, engine)
+                await server.serve(sockets=[listener])
+                tasks.cancel_scope.cancel()
     _log.info("service.stopped")
 
 
@@ -79,9 +81,8 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     _log.info("service.started", address=address, version=__version__, database=str(settings.database), **kept)
 
 
-async def _stop_on_signal(server: uvicorn.Server, engine: Engine) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for received in signals:
-            _log.info("service.stopping", signal=signal.Signals(received).name)
-            engine.stop_relay()
-            server.should_exit = True
+async def _stop_on_signal(signals: AsyncIterator[signal.Signals], server: uvicorn.Server, engine: Engine) -> None:
+    async for received in signals:
+        _log.info("service.stopping", signal=received.name)
+        engine.stop_relay()
+        server.should_exit = True
