@@ -1,97 +1,38 @@
-"""What tests of the running service share: the real process, real receivers, and a client."""
+"""What tests of the running service share: the real process, a client, and (from `receiver`) real receivers."""
 
 import asyncio
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
-from aiohttp import web
 from msgspec import Struct
+
+from tests.receiver import NO_ANSWER, Answering, Arrival, Receiver
+
+__all__ = [
+    "API_KEY",
+    "INGEST_TOKEN",
+    "NO_ANSWER",
+    "ROOT",
+    "START_TIMEOUT_S",
+    "Answering",
+    "Arrival",
+    "Receiver",
+    "Reply",
+    "Service",
+    "running",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 API_KEY = "test-api-key"
 INGEST_TOKEN = "test-ingest-token"
 START_TIMEOUT_S = 30
-
-
-class Arrival(Struct):
-    """One POST that a receiver got: its path with query, headers (lower case names) and body."""
-
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def webhook_id(self) -> str:
-        """The id by which receivers drop duplicates."""
-        return self.headers["webhook-id"]
-
-    def json(self) -> Any:
-        """Return the decoded body."""
-        return json.loads(self.body)
-
-
-Answering = Callable[[Arrival], Awaitable[web.StreamResponse] | web.StreamResponse | int]
-
-
-class Receiver:
-    """A real HTTP server on loopback that keeps what it gets; `answer` decides what it says (200 unless told)."""
-
-    def __init__(self, answer: Answering = lambda _arrival: 200) -> None:
-        """Start nothing yet: use `async with`."""
-        self.arrivals: list[Arrival] = []
-        self.answer = answer
-        self.port = 0
-        self._arrived = asyncio.Condition()
-        self._runner: web.AppRunner | None = None
-
-    @property
-    def url(self) -> str:
-        """Where it listens, without a trailing slash."""
-        return f"http://127.0.0.1:{self.port}"
-
-    async def __aenter__(self) -> Self:
-        """Listen on the port it had before, or on a free one."""
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_route("POST", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop listening; what it got is kept."""
-        assert self._runner is not None
-        await self._runner.cleanup()
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        arrival = Arrival(request.raw_path, headers, await request.read())
-        self.arrivals.append(arrival)
-        async with self._arrived:
-            self._arrived.notify_all()
-        answer = self.answer(arrival)
-        if isinstance(answer, int):
-            return web.Response(status=answer)
-        return answer if isinstance(answer, web.StreamResponse) else await answer
-
-    async def wait_for(self, enough: Callable[[list[Arrival]], bool], timeout_s: float = 30) -> list[Arrival]:
-        """Return what has arrived once that is `enough`."""
-        async with asyncio.timeout(timeout_s), self._arrived:
-            await self._arrived.wait_for(lambda: enough(self.arrivals))
-        return self.arrivals
-
-    async def wait_for_count(self, count: int, timeout_s: float = 30) -> list[Arrival]:
-        """Return what has arrived once that is at least `count` POSTs."""
-        return await self.wait_for(lambda arrivals: len(arrivals) >= count, timeout_s)
 
 
 class Reply(Struct):
@@ -124,6 +65,8 @@ class Service:
             "WEBHOOK_RETRY_MAX_ATTEMPTS": "1000",
             **settings,
         }
+        self.program = ["-m", "app", "serve"]
+        self.root = ROOT
         self.address = ""
         self.log: list[dict[str, Any]] = []
         self._process: asyncio.subprocess.Process | None = None
@@ -147,7 +90,7 @@ class Service:
     def environment(self) -> dict[str, str]:
         """The environment of the service and of `scripts/outbox` beside it: nothing of ours but the settings."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "WEBHOOK_"))}
-        return {**kept, "PYTHONPATH": str(ROOT), **self.settings}
+        return {**kept, "PYTHONPATH": str(self.root), **self.settings}
 
     async def start(self) -> None:
         """Start it and return once it listens."""
@@ -161,7 +104,7 @@ class Service:
         self.log.clear()
         self._ended = False
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app", "serve", cwd=self.folder, env=self.environment,
+            sys.executable, *self.program, cwd=self.folder, env=self.environment,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=1 << 24,
         )  # fmt: skip
         self._reading = asyncio.create_task(self._read_log())
@@ -203,6 +146,10 @@ class Service:
     async def stop(self, timeout_s: float = 20) -> int:
         """End it with SIGTERM and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
+        return await self.wait(timeout_s)
+
+    async def wait(self, timeout_s: float = 20) -> int:
+        """Wait until it has ended, and return its exit status."""
         async with asyncio.timeout(timeout_s):
             return await self._wait()
 
@@ -242,6 +189,24 @@ class Service:
         """Set the local webhook of an instance over our own API."""
         reply = await self.request("PUT", f"/webhooks/instances/{instance}", {"url": url, **settings})
         assert reply.status in {200, 201}, reply
+
+    async def wait_for_stats(self, wanted: Callable[[Any], bool], timeout_s: float = 30) -> Any:
+        """Ask for its numbers until they are `wanted`, and return them."""
+        stats = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not wanted(stats := (await self.request("GET", "/stats")).json()):  # noqa: ASYNC110 - it is a process
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            msg = f"the numbers never came to what was wanted: {stats}"
+            raise AssertionError(msg) from error
+        return stats
+
+    async def wait_until_settled(self, timeout_s: float = 30) -> Any:
+        """Wait until every delivery is acknowledged or dead, and return the numbers."""
+        return await self.wait_for_stats(
+            lambda stats: not sum(stats["deliveries"][state] for state in ("pending", "waiting", "held")), timeout_s
+        )
 
     async def command(self, *arguments: str) -> tuple[int, str, str]:
         """Run `scripts/outbox` with `arguments` in its environment; return exit status, output, errors."""
