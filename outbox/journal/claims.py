@@ -35,9 +35,9 @@ class Claims:
             for row in await self._reader.due(webhook, until_ms, limit)
         ]
 
-    async def next_due(self, webhook: int) -> int | None:
-        """Return when the webhook's first pending delivery is due, or None if it has none."""
-        return await self._reader.next_due(webhook)
+    async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:
+        """Return when the webhook's first pending delivery due later than `after_ms` is due, or None."""
+        return await self._reader.next_due(webhook, after_ms)
 
     async def bodies(self, seqs: Sequence[int]) -> dict[int, bytes]:
         """Return the bodies of events by seq; one that is gone is left out."""

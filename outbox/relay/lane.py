@@ -67,6 +67,7 @@ class Lane:
         self.number = number
         self._around = around
         self._taken: set[int] = set()
+        self._let_go: set[int] = set()
         self._flying = 0
         self._changed = anyio.Event()
         self._landed = anyio.Event()
@@ -74,6 +75,7 @@ class Lane:
         self._paused_until_ms = 0
         self._astray_since: float | None = None
         self._reach_ms = 0
+        self._looked_until_ms = -1
 
     @property
     def woken(self) -> bool:
@@ -111,21 +113,25 @@ class Lane:
 
     async def _claim(self) -> list[Claim]:
         """Return due deliveries that are not in hand, the longest due first."""
-        now_ms = self._around.clock.now_ms()
+        now_ms, self._looked_until_ms = self._around.clock.now_ms(), -1
         if now_ms < self._paused_until_ms:
             return []
-        until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
-        found = await self._around.claims.due(self.number, until_ms, PAGE + len(self._taken))
-        return [claim for claim in found if claim.seq not in self._taken][:PAGE]
+        self._looked_until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
+        self._let_go.clear()
+        found = await self._around.claims.due(self.number, self._looked_until_ms, PAGE + len(self._taken))
+        # What was let go while the answer was under way may stand in it as it was before its outcome.
+        stale = self._taken | self._let_go
+        return [claim for claim in found if claim.seq not in stale][:PAGE]
 
     async def _rest(self) -> bool:
         """Wait for a change or a due time; say whether there is reason to go on."""
         now_ms = self._around.clock.now_ms()
-        first = await self._around.claims.next_due(self.number)
+        # What is due up to where `_claim` looked is in hand, or it would have been claimed.
+        first = await self._around.claims.next_due(self.number, self._looked_until_ms)
         wait_s = IDLE_S
         if self._paused_until_ms > now_ms:
             wait_s = (self._paused_until_ms - now_ms) / 1000
-        elif first is not None and not self._taken:
+        elif first is not None:
             wait_s = self._until_s(first, now_ms)
         with anyio.move_on_after(wait_s):
             await self._changed.wait()
@@ -194,6 +200,7 @@ class Lane:
                     self._changed.set()
         finally:
             self._taken.discard(claim.seq)
+            self._let_go.add(claim.seq)
             self._landed.set()
 
     async def _attempt(self, claim: Claim, body: bytes | None) -> AttemptRecorded | None:

@@ -123,8 +123,8 @@ class Reader(Protocol):
     async def due(self, webhook: int, until_ms: int, limit: int) -> list[Due]:
         """Return up to `limit` pending deliveries due by `until_ms`, the longest due first."""
 
-    async def next_due(self, webhook: int) -> int | None:
-        """Return when the webhook's first pending delivery is due, or None if it has none."""
+    async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:
+        """Return when the webhook's first pending delivery due later than `after_ms` is due, or None."""
 
     async def webhooks(self) -> tuple[list[WebhookRow], dict[bytes, bytes]]:
         """Return all webhooks, deleted ones too, and the secrets' material by id."""

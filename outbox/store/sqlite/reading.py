@@ -17,6 +17,7 @@ _WEBHOOK = (
     " FROM webhook ORDER BY number"
 )
 _OLDEST = "SELECT accepted_ms FROM event WHERE seq = (SELECT min(event) FROM delivery WHERE webhook = ? AND state = 0)"
+_NEXT_DUE = "SELECT min(due_ms) FROM delivery WHERE webhook = ? AND state = 0 AND due_ms > ?"
 _EVENTS = "SELECT seq, id, kind, instance, accepted_ms FROM event WHERE seq BETWEEN ? AND ?"
 _KEYS = "SELECT key, event FROM idempotency WHERE event BETWEEN ? AND ?"
 # The + keeps the last part off the index of subjects: few records follow `since`, many may be about webhooks.
@@ -91,9 +92,9 @@ class SqliteReader:
         """See `Reader.due`."""
         return await self._run(_due, webhook, until_ms, limit)
 
-    async def next_due(self, webhook: int) -> int | None:
+    async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:
         """See `Reader.next_due`."""
-        return await self._run(_scalar, "SELECT min(due_ms) FROM delivery WHERE webhook = ? AND state = 0", (webhook,))
+        return await self._run(_scalar, _NEXT_DUE, (webhook, after_ms))
 
     async def webhooks(self) -> tuple[list[WebhookRow], dict[bytes, bytes]]:
         """See `Reader.webhooks`."""
