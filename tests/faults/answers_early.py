@@ -1,0 +1,50 @@
+"""The service with a bug planted: a 202 goes out before its commit, which comes later. Harnesses must notice."""
+
+import asyncio
+import time
+from typing import Any
+
+from app.__main__ import main
+from outbox.journal import writer
+from outbox.journal.writer import Journal
+from outbox.store.protocol import Batch, Decide, Facts, Head, Store, Wants
+
+COMMIT_DELAY_S = 0.3
+
+
+class _Hasty:
+    """A store that tells the journal's callers what was decided, and only then writes it down."""
+
+    def __init__(self, store: Store, entries: list[Any]) -> None:
+        self._store = store
+        self._entries = entries
+
+    async def commit(self, wants: Wants, decide: Decide) -> Head:
+        loop = asyncio.get_running_loop()
+
+        def answer(answers: list[Any]) -> None:
+            for entry, given in zip(self._entries, answers, strict=True):
+                writer._answer(entry.answer, given)
+
+        def decide_and_answer(facts: Facts) -> Batch:
+            batch = decide(facts)
+            loop.call_soon_threadsafe(answer, decide.__self__.answers)  # type: ignore[attr-defined]
+            time.sleep(COMMIT_DELAY_S)
+            return batch
+
+        return await self._store.commit(wants, decide_and_answer)
+
+
+async def _commit(self: Journal, entries: list[Any]) -> None:
+    store = self._store
+    self._store = _Hasty(store, entries)  # type: ignore[assignment]
+    try:
+        await _genuine(self, entries)
+    finally:
+        self._store = store
+
+
+if __name__ == "__main__":
+    _genuine = Journal._commit
+    Journal._commit = _commit  # type: ignore[method-assign]
+    main()
