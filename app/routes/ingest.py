@@ -24,6 +24,7 @@ Send = Callable[[Message], Awaitable[None]]
 _JSON = [(b"content-type", b"application/json")]
 _REPLAYED = [*_JSON, (b"idempotency-replayed", b"true")]
 _KEY_MAX_BYTES = 255
+_LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class _Receipt(msgspec.Struct):
@@ -52,14 +53,16 @@ class Ingest:
         path: str = scope["path"]
         if not path.startswith(("/events", "/ingest")) or scope["type"] != "http":
             return False
-        return (path == "/events" and scope["method"] == "POST") or path == "/ingest" or path.startswith("/ingest/")
+        if path == "/events":
+            return scope["method"] not in _LOOKING
+        return path == "/ingest" or path.startswith("/ingest/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = dict(scope["headers"])
         try:
             if scope["path"] == "/events":
-                receipt, answer_headers = await self._events(headers, receive)
+                receipt, answer_headers = await self._events(scope, headers, receive)
             else:
                 receipt, answer_headers = await self._evolution(scope, headers, receive)
         except ClientGoneError:
@@ -69,8 +72,11 @@ class Ingest:
             return
         await _answer(send, 202, answer_headers, self._encode(receipt))
 
-    async def _events(self, headers: Mapping[bytes, bytes], receive: Receive) -> tuple[_Receipt, list[Any]]:
+    async def _events(
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
+    ) -> tuple[_Receipt, list[Any]]:
         self._keys.check_api_key(headers)
+        _check_method(scope)
         key = headers.get(b"idempotency-key", b"")
         if len(key) > _KEY_MAX_BYTES:
             raise ProblemError(422, f"an idempotency key has at most {_KEY_MAX_BYTES} bytes - at `Idempotency-Key`")
@@ -82,8 +88,7 @@ class Ingest:
     async def _evolution(
         self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
     ) -> tuple[_Receipt, list[Any]]:
-        if scope["method"] != "POST":
-            raise ProblemError(405, "events are posted here", {"allow": "POST"})
+        _check_method(scope)
         token = scope["path"].removeprefix("/ingest").lstrip("/").partition("/")[0]
         if not self._keys.is_ingest_token(token.encode()):
             # No token in the path: the first segment is the suffix of a local webhook that shows its key in a header.
@@ -120,6 +125,11 @@ class Ingest:
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"the body is over the limit of {self._max_body_bytes} bytes (OUTBOX_MAX_BODY_BYTES)")
+
+
+def _check_method(scope: Scope) -> None:
+    if scope["method"] != "POST":
+        raise ProblemError(405, "events are posted here", {"allow": "POST"})
 
 
 def _check_content(headers: Mapping[bytes, bytes]) -> None:
