@@ -65,8 +65,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        msg = f"cannot listen on {host}:{port} (OUTBOX_HOST, OUTBOX_PORT): {error.strerror}"
+    except (OSError, UnicodeError) as error:
+        # Python refuses what cannot be a host's name before any resolver is asked.
+        why = error.strerror if isinstance(error, OSError) else "that is no name of a host"
+        msg = f"cannot listen on {host}:{port} (OUTBOX_HOST, OUTBOX_PORT): {why}"
         raise CannotStartError(msg) from error
 
 
