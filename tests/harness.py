@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
+from outbox.engine import open_inspector
 from tests.receiver import NO_ANSWER, Answering, Arrival, Receiver
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Receiver",
     "Reply",
     "Service",
+    "kill_leftovers",
     "running",
 ]
 
@@ -103,6 +105,7 @@ class Service:
         """Start it without waiting for anything."""
         self.log.clear()
         self._ended = False
+        _launched.append(self)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, *self.program, cwd=self.folder, env=self.environment,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=1 << 24,
@@ -218,10 +221,25 @@ class Service:
         return process.returncode or 0, output.decode(), errors.decode()
 
     async def verify(self) -> dict[str, Any]:
-        """Check everything it stored; fail the test with the problems found."""
-        status, output, errors = await self.command("verify", "--json")
-        assert status == 0, output + errors
-        return dict(json.loads(output))
+        """Check everything it stored, as `scripts/outbox verify` does; fail the test with the problems found.
+
+        In this process, since starting another one takes longer than nearly every test has to check.
+        """
+        async with open_inspector(self.database) as inspector:
+            report = await inspector.verify(lambda _done, _all: None)
+        assert not report.problems, report.problems
+        return dict(to_builtins(report))
+
+
+_launched: list[Service] = []
+
+
+async def kill_leftovers() -> None:
+    """Kill what a failed test left running, so that the next one has the machine and its warnings to itself."""
+    while _launched:
+        service = _launched.pop()
+        if service.process.returncode is None:
+            await service.kill()
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from outbox.engine import Report, open_inspector
 from tests.faults.load import LOCAL, Load, faults_of_delivery, kill_under, misbehaving
 from tests.harness import Receiver, Service
 
@@ -18,14 +17,6 @@ TROUBLED = {
     "WEBHOOK_RETRY_INITIAL_DELAY_SECONDS": "0.02",
 }
 """Short timeouts and delays, so that many attempts fall into each round."""
-
-
-async def verified(service: Service) -> Report:
-    """Do what `scripts/outbox verify` does, without the half second that a process takes."""
-    async with open_inspector(service.database) as inspector:
-        report = await inspector.verify(lambda _done, _all: None)
-    assert not report.problems
-    return report
 
 
 async def started(service: Service, local: Receiver) -> None:
@@ -59,12 +50,13 @@ async def test_what_got_a_202_survives_kill_9_at_any_moment_under_load(tmp_path:
             after_s = rng.uniform(0.01, 0.4)
             print(f"round {number}: kill after {after_s:.3f} s, {len(load.ledger.accepted)} accepted before")
             await kill_under(load, service, after_s)
-            await verified(service)
+            await service.verify()
         await started(service, local)
         await load.repeat(service.address, known=200)
         await assert_all_arrived(service, load, everywhere, local)
         assert await service.stop() == 0
-        await service.verify()
+        status, output, errors = await service.command("verify")
+        assert (status, output.endswith(": all is well\n")) == (0, True), output + errors
     assert not load.ledger.refused
     assert len(load.ledger.accepted) > 20 * ROUNDS
     assert load.ledger.repeated > ROUNDS
@@ -78,7 +70,7 @@ async def test_a_backlog_survives_kill_9_while_it_is_relayed(tmp_path: Path) -> 
         service = Service(tmp_path, WEBHOOK_GLOBAL_URL=everywhere.url, **TROUBLED)
         await started(service, local)
         await kill_under(load, service, 2.0)
-        await verified(service)
+        await service.verify()
         everywhere.answer = local.answer = misbehaving(rng, 1.0)
         for number in range(BACKLOG_ROUNDS):
             await service.start()
@@ -86,7 +78,7 @@ async def test_a_backlog_survives_kill_9_while_it_is_relayed(tmp_path: Path) -> 
             await everywhere.wait_for_count(before + rng.randrange(1, 60))
             print(f"round {number}: kill after {len(everywhere.arrivals) - before} POSTs")
             await service.kill()
-            await verified(service)
+            await service.verify()
         await service.start()
         await assert_all_arrived(service, load, everywhere, local)
         assert await service.stop() == 0
