@@ -69,13 +69,15 @@ async def view_event(reader: Reader, event_id: str) -> EventView:
     if not isinstance(record, EventAccepted):
         msg = f"the record of event {event_text(parse_event(event_id))} (seq {seq}) is not in the log"
         raise CorruptError(msg)
+    # The deliveries first: a settled one is then never shown without the attempt that settled it.
+    deliveries = await reader.deliveries([(webhook, seq) for webhook in record.targets])
     about = [decode(row.record) for row in await reader.about(seq, ATTEMPTS_SHOWN)]
     webhooks, _ = await reader.webhooks()
     return EventView(
         seq=seq,
         accepted=record,
         body=await reader.body(seq),
-        deliveries=await reader.deliveries([(webhook, seq) for webhook in record.targets]),
+        deliveries=deliveries,
         attempts=[record for record in about if isinstance(record, AttemptRecorded)],
         webhooks={row.number: row for row in webhooks},
     )
