@@ -7,7 +7,7 @@ import pytest
 from hypothesis import configuration, settings
 
 configuration.set_hypothesis_home_dir(Path(__file__).parents[3] / ".venv" / "cache" / "hypothesis")
-settings.register_profile("domain", derandomize=True, deadline=None, max_examples=40, database=None)
+settings.register_profile("domain", derandomize=True, deadline=None, max_examples=30, database=None)
 
 
 @pytest.hookimpl(wrapper=True)
