@@ -7,7 +7,7 @@ offsets found in the copy are applied to the original.
 
 import re
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, tee
 from typing import TypeVar
 
 import msgspec
@@ -20,7 +20,10 @@ MAX_DEPTH = 200
 _EMPTY = frozenset({b"null", b'""'})
 _BOM = b"\xef\xbb\xbf"
 # Possessive quantifiers: a string of many megabytes costs no memory for the ways back into it.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]', re.DOTALL)
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_TOKEN = re.compile(_STRING + rb"|[{}\[\]]", re.DOTALL)
+_NAME = re.compile(rb"[{,\s]*(" + _STRING + rb")\s*:\s*", re.DOTALL)
+_SIMPLE = re.compile(_STRING + rb"|[^\s{}\[\],]+", re.DOTALL)
 # An escaped backslash is consumed whole, so that its second half never pairs with a following `u`.
 _ESCAPE = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\\\"
@@ -129,23 +132,25 @@ def _copy_by_offsets(body: bytes, url: bytes, date_time: str | None) -> bytes:
 
 def _members(body: bytes) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield the outermost members of a valid JSON object: the name, as it is written, and the value in no space."""
-    depth = 0
-    quoted = start = None
-    for token in _TOKEN.finditer(body):
-        mark = token[0]
-        if mark in b"{[":
-            depth += 1
-        elif mark in b"}]":
-            depth -= 1
-        if depth > 1:
-            continue
-        if quoted is None and mark.startswith(b'"'):
-            quoted = mark
-        elif mark == b":" and start is None:
-            start = token.end()
-        elif quoted is not None and start is not None and (mark == b"," or depth == 0):
-            yield _TEXT.decode(neutralised(quoted)), quoted, body[start : token.start()].strip()
-            quoted = start = None
+    neutral = neutralised(body)
+    values = _MEMBERS.decode(neutral)
+    found = _NAME.match(body)
+    while found:
+        name = _TEXT.decode(neutral[found.start(1) : found.end(1)])
+        end = _end(neutral, found.end(), bytes(values[name]))
+        yield name, found[1], body[found.end() : end]
+        found = _NAME.match(body, end)
+
+
+def _end(body: bytes, start: int, value: bytes) -> int:
+    """Return the offset behind the JSON value at `start`: it is `value`, unless its name stands there twice."""
+    if simple := _SIMPLE.match(body, start):
+        return simple.end()
+    if body.startswith(value, start):  # an object or array begins no longer one
+        return start + len(value)
+    tokens, marks = tee(_TOKEN.finditer(body, start))
+    depths = accumulate(_STEP.get(token[0][0], 0) for token in marks)
+    return next(token.end() for token, depth in zip(tokens, depths, strict=True) if depth == 0)
 
 
 def masked(body: bytes, names: frozenset[str], mask: bytes) -> bytes:

@@ -78,6 +78,7 @@ def test_real_bodies_are_taken(body: bytes) -> None:
         (b"[" * 201 + b"]" * 201, "more than 200 levels"),
         (b'{"a":' * 201 + b"1" + b"}" * 201, "more than 200 levels"),
         (b"[" * 100_000, "more than 200 levels"),
+        (b'["\\\\",' + b"[" * 201, "more than 200 levels"),
     ],
 )
 def test_hostile_text_is_refused_before_it_is_parsed(body: bytes, message: str) -> None:
@@ -212,6 +213,17 @@ def test_a_name_may_be_cut_too() -> None:
     """A lone surrogate in a name hides no other member."""
     body = b'{"\\ud83d":1,"destination":2,"\\ude00":{}}'
     assert bodies.copy_for(body, "u", "t") == b'{"\\ud83d":1,"destination":"u","\\ude00":{},"date_time":"t"}'
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(b"12", b"1"), (b"1", b"12"), (b'{"a":"}"}', b"{}"), (b"[]", b"[[],[1]]"), (b"[ [],0]", b'"["'), (b"[]", b"[]")],
+)
+def test_a_name_may_stand_there_twice(values: tuple[bytes, bytes]) -> None:
+    """Where bodies are walked through, both members are kept, and the one behind them too."""
+    body = b'{"\\ud83d":0,"a": %s ,"a":%s, "b":{}}' % values
+    expected = b'{"\\ud83d":0,"a":%s,"a":%s,"b":{},"destination":"u"}' % values
+    assert bodies.copy_for(body, "u", None) == expected
 
 
 @pytest.mark.parametrize("body", BODIES)
