@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import dotenv
 from msgspec import Struct
@@ -28,6 +28,7 @@ MASK = "***"
 _EVENTS_PREFIX = "WEBHOOK_EVENTS_"
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _UNITS_B = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
+_AMOUNT_MAX = 2.0**53  # far beyond any size or time, and exact
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
@@ -83,7 +84,10 @@ def _amount(units: Mapping[str, int]) -> Callable[[str], int]:
         found = _AMOUNT.fullmatch(text.strip().lower())
         if found is None:
             raise ValueError(text)
-        return int(float(found[1]) * units[found[2]])
+        number = float(found[1]) * units[found[2]]
+        if number > _AMOUNT_MAX:
+            raise ValueError(text)
+        return int(number)
 
     return read
 
@@ -109,13 +113,13 @@ def _database(text: str) -> Path:
 
 def _secret(text: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]{8,256}", text):
-        raise ValueError(text)
+        raise ValueError
     return text
 
 
 def _path_secret(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.~-]{8,256}", text):
-        raise ValueError(text)
+        raise ValueError
     return text
 
 
@@ -225,7 +229,7 @@ class Settings(Struct, frozen=True):
 def load_settings(environment: Mapping[str, str] | None = None, env_file: Path | None = None) -> Settings:
     """Read the environment, then the `.env` file for what it does not say. Raises CannotStartError."""
     outer = os.environ if environment is None else environment
-    inner = dotenv.dotenv_values(env_file or ROOT / ".env")
+    inner = _env_file(env_file or ROOT / ".env")
     said = {name: (text, ".env") for name, text in inner.items() if text}
     said |= {name: (text, "environment") for name, text in outer.items() if text}
     values = {variable.name: _value(variable, said.get(variable.name)) for variable in VARIABLES}
@@ -233,6 +237,15 @@ def load_settings(environment: Mapping[str, str] | None = None, env_file: Path |
     settings = Settings(values, kinds, warnings)
     _check(settings)
     return settings
+
+
+def _env_file(path: Path) -> dict[str, str | None]:
+    try:
+        return dotenv.dotenv_values(path)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        msg = f"cannot read the settings in {path}: {why}"
+        raise CannotStartError(msg) from error
 
 
 def _value(variable: Variable, said: tuple[str, str] | None) -> Value:
@@ -288,7 +301,7 @@ def with_keys(settings: Settings) -> Settings:
         values[name] = Value(values[name].variable, text, text, str(path))
     complete = Settings(values, settings.kinds, settings.warnings)
     url = complete["WEBHOOK_GLOBAL_URL"]
-    if url and complete.ingest_token in urlsplit(url).path:
+    if url and complete.ingest_token in unquote(urlsplit(url).path):
         msg = "WEBHOOK_GLOBAL_URL holds this service's own ingest token: it would post to itself (a shared .env file?)"
         raise CannotStartError(msg)
     return complete
