@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -310,18 +311,28 @@ def with_keys(settings: Settings) -> Settings:
 def _kept_secret(path: Path) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            return _path_secret(path.read_text().strip())
-        text = secrets.token_urlsafe(24)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if not path.exists():
+            _make_secret(path)
+        return _path_secret(path.read_text().strip())
     except OSError as error:
         msg = f"cannot keep a key in {path}: {error.strerror}"
         raise CannotStartError(msg) from error
     except ValueError as error:
         msg = f"{path} holds no usable key: delete it, and a new one is made"
         raise CannotStartError(msg) from error
-    return text
+
+
+def _make_secret(path: Path) -> None:
+    """Make a key that appears whole or not at all, and only if no other process was first."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(24) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
