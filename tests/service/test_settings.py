@@ -171,7 +171,7 @@ def test_no_key_is_made_where_one_is_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "short\n", "two\nlines of it\n"])
 def test_a_damaged_key_file_stops_the_start(tmp_path: Path, content: str) -> None:
-    """A kept key that cannot be one (a crash left it empty) is named, with what to do."""
+    """A kept key that cannot be one is named, with what to do."""
     (tmp_path / "api-key").write_text(content)
     with pytest.raises(CannotStartError, match=r"api-key holds no usable key: delete it"):
         with_keys(load(OUTBOX_DATABASE_URL=f"sqlite:///{tmp_path / 'outbox.db'}"))
