@@ -1,11 +1,13 @@
 """Who gets an event, and where a copy is posted to."""
 
 from collections.abc import Iterable, Iterator
+from urllib.parse import quote, urlsplit
 
 from outbox.domain import catalogue
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.webhooks import Scope, Webhook
 
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _TARGETS_CACHED = 10_000
 
 
@@ -58,11 +60,19 @@ def url_for(webhook: Webhook, kind: str, style: RouteStyle) -> str:
     """Return where a copy of an event of `kind` is posted to, user and password left out.
 
     With by-events the route suffix (in the webhook's own style, else in `style`) follows the path; a trailing slash
-    does not double, a query string stays behind, a fragment is never sent.
+    does not double, a query string stays behind, a fragment is never sent, and what is not ASCII is escaped.
     """
     url = webhook.settings.url.partition("#")[0]
+    if not url.isascii():
+        url = _escaped(url)
     if not webhook.settings.by_events:
         return url
     path, mark, query = url.partition("?")
     suffix = catalogue.named(kind).suffix_in(webhook.settings.route_style or style)
     return path.rstrip("/") + suffix + mark + query
+
+
+def _escaped(url: str) -> str:
+    """Return `url` with its path and query in ASCII, as HTTP has them; escapes that are there stay as they are."""
+    start = url.index("://") + 3 + len(urlsplit(url).netloc)
+    return url[:start] + quote(url[start:], safe=_ASCII)

@@ -26,6 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RESERVED_HEADERS = frozenset(
     {"host", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect", "cookie"}
 )
+_ODD_CHARACTER = f"a webhook's URL has 1 to {URL_MAX_LENGTH} characters, no space, control character or quote"
 _NO_HOST = "a webhook's URL names a host, and a port from 1 to 65535 if any"
 _RESERVED_PREFIXES = ("content-", "proxy-", "webhook-", "x-outbox-")
 
@@ -93,6 +94,8 @@ def check_settings(settings: Settings, credentials: Credentials) -> None:
     """Refuse settings that could not be delivered with. Addresses are judged elsewhere. Raises InvalidError."""
     if settings.url or settings.enabled:
         check_url(settings.url)
+    if credentials.userinfo and not _URL_CHARACTERS.fullmatch(credentials.userinfo):
+        raise InvalidError(_ODD_CHARACTER, "$.url")
     check_headers(credentials.headers)
     names = {name.lower() for name in credentials.headers}
     if credentials.userinfo and names & {"authorization", "jwt_key"}:
@@ -109,8 +112,7 @@ def check_settings(settings: Settings, credentials: Credentials) -> None:
 def check_url(url: str, where: str = "$.url") -> SplitResult:
     """Return the parts of `url`. Raises InvalidError unless it is an absolute http(s) URL with a host."""
     if len(url) > URL_MAX_LENGTH or not _URL_CHARACTERS.fullmatch(url):
-        msg = f"a webhook's URL has 1 to {URL_MAX_LENGTH} characters, no space, control character or quote"
-        raise InvalidError(msg, where)
+        raise InvalidError(_ODD_CHARACTER, where)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -120,7 +122,8 @@ def check_url(url: str, where: str = "$.url") -> SplitResult:
     if parts.scheme not in {"http", "https"}:
         msg = "a webhook's URL starts with http:// or https://"
         raise InvalidError(msg, where)
-    if not parts.hostname or port == 0:
+    host = parts.hostname or "%"
+    if port == 0 or ("%" in host and ":" not in host):  # an IPv6 address may have a zone
         raise InvalidError(_NO_HOST, where)
     return parts
 

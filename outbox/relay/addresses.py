@@ -3,12 +3,12 @@
 import ipaddress
 import socket
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 import anyio
 
-from outbox.domain.addresses import AddressPolicy
+from outbox.domain.addresses import AddressPolicy, numeric
 from outbox.domain.errors import InvalidError
+from outbox.domain.webhooks import check_url
 
 RESOLVE_TIMEOUT_S = 2.0
 
@@ -38,17 +38,28 @@ def guarded_sockets(policy: AddressPolicy) -> Callable[[AddressInfo], socket.soc
 
 
 async def judge_url(url: str, policy: AddressPolicy, where: str = "$.url") -> None:
-    """Refuse a URL whose host is, or now resolves to, an address outside `policy`. Raises InvalidError.
+    """Refuse a URL that cannot be called, or whose host is, or now resolves to, an address outside `policy`.
 
-    A name that does not resolve within two seconds is accepted: it is judged again at every connect.
+    A name that does not resolve within two seconds is accepted: it is judged again at every connect. Raises
+    InvalidError.
     """
-    host = urlsplit(url).hostname or ""
-    refusal = policy.refusal_of_host(host)
+    host = check_url(url, where).hostname or ""
+    refusal = policy.refusal_of_host(host) or _odd_spelling(host)
     if not refusal:
         refusals = [policy.refusal(ipaddress.ip_address(address)) for address in await _resolved(host)]
         refusal = next(filter(None, refusals), "")
     if refusal:
         raise InvalidError(refusal, where)
+
+
+def _odd_spelling(host: str) -> str:
+    """Return how to write an address that HTTP clients take for a name (127.1, 0x7f000001), or an empty string."""
+    address = numeric(host)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return f"write the host as {address}" if address else ""
+    return ""
 
 
 async def _resolved(host: str) -> list[str]:
