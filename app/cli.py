@@ -13,6 +13,7 @@ import rich_click as click
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from app.schemas import encode, show_event, show_stats
 from app.settings import MASK, Settings, Value, load_settings, with_keys
@@ -21,6 +22,7 @@ from outbox.domain.errors import CannotStartError, OutboxError
 from outbox.engine import Inspector, Report, SystemClock, open_inspector, rebuild_database
 
 _T = TypeVar("_T")
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to reach a service that listens everywhere
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 
@@ -45,7 +47,7 @@ def stats(*, as_json: bool) -> None:
     for entry in found.webhooks:
         numbers = [str(entry.deliveries[word]) for word in words]
         age = _age(entry.oldest_pending_s)
-        table.add_row(entry.id, entry.instance or "(global)", entry.name, *numbers, age)
+        table.add_row(entry.id, _plain(entry.instance or "(global)"), entry.name, *numbers, age)
     table.add_section()
     table.add_row("all", "", "", *[str(found.deliveries[word]) for word in words], _age(found.oldest_pending_s))
     Console().print(table)
@@ -61,16 +63,16 @@ def show(event_id: str, *, as_json: bool) -> None:
         _print_json(found)
         return
     console = Console()
-    console.print(f"[bold]{found.id}[/]  seq {found.seq}  {found.event}  {found.instance or ''}  {found.accepted_at}")
+    console.print(f"[bold]{found.id}[/]  seq {found.seq}  {found.event} ", _plain(found.instance), found.accepted_at)
     console.print(bytes(found.payload).decode() if found.payload is not None else "(the body is gone)", markup=False)
     deliveries = Table("delivery", "url", "state", "attempts", "due", title="Deliveries", title_justify="left")
     for delivery in found.deliveries:
-        deliveries.add_row(delivery.id, delivery.url, delivery.state, str(delivery.attempts), delivery.due_at)
+        deliveries.add_row(delivery.id, _plain(delivery.url), delivery.state, str(delivery.attempts), delivery.due_at)
     attempts = Table("webhook", "attempt", "at", "ms", "status", "what", title="Attempts", title_justify="left")
     for attempt in found.attempts:
         what = " ".join(filter(None, (attempt.error, attempt.detail, attempt.reason, attempt.answer)))
         status = str(attempt.status or "")
-        attempts.add_row(attempt.webhook, str(attempt.attempt), attempt.at, str(attempt.ms), status, what)
+        attempts.add_row(attempt.webhook, str(attempt.attempt), attempt.at, str(attempt.ms), status, _plain(what))
     console.print(deliveries, attempts)
 
 
@@ -78,7 +80,8 @@ def show(event_id: str, *, as_json: bool) -> None:
 @_json_option
 def verify(*, as_json: bool) -> None:
     """Check the log, what follows from it, the bodies and the file; exit 1 if anything is wrong."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("verify", total=None)
 
         def look(inspector: Inspector) -> Awaitable[Report]:
@@ -167,11 +170,12 @@ def _run(work: Callable[[], Awaitable[_T]]) -> _T:
 def _ask_service(settings: Settings, path: str) -> Any:
     """Have the running service do it. Ends the program if it cannot be reached."""
     settings = with_keys(settings)
-    host = settings["OUTBOX_HOST"].replace("0.0.0.0", "127.0.0.1").replace("::", "[::1]")  # noqa: S104 - not binding
-    url = f"http://{host}:{settings['OUTBOX_PORT']}{path}"
+    host = _EVERYWHERE.get(settings["OUTBOX_HOST"], settings["OUTBOX_HOST"])
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings['OUTBOX_PORT']}{path}"
     request = urllib.request.Request(url, method="POST", headers={"apikey": settings.api_key})
     try:
-        with urllib.request.urlopen(request) as answer:  # noqa: S310 - http
+        # No proxy stands between us and our own service, whatever the environment says.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         _fail(f"the service at {url} answered {error.code}: {error.read().decode(errors='replace')[:500]}")
@@ -181,6 +185,11 @@ def _ask_service(settings: Settings, path: str) -> Any:
 
 def _print_json(document: object) -> None:
     click.echo(msgspec.json.format(encode(document), indent=2).decode())
+
+
+def _plain(text: str | None) -> Text:
+    """Return what others wrote as it is: brackets in it are no markup, and control characters do nothing."""
+    return Text("".join(char if char.isprintable() else "\ufffd" for char in text or ""))
 
 
 def _age(seconds: float | None) -> str:

@@ -52,6 +52,10 @@ class Value(Struct, frozen=True):
     source: str
 
 
+class _RefusedError(ValueError):
+    """A value that has the right form, with a reason for people; Python's own words are for programmers."""
+
+
 def _boolean(text: str) -> bool:
     return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
 
@@ -106,7 +110,7 @@ def _database(text: str) -> Path:
     scheme, mark, rest = text.partition("://")
     if scheme.startswith("postgres"):
         msg = "PostgreSQL is not supported by this release"
-        raise ValueError(msg)
+        raise _RefusedError(msg)
     if scheme != "sqlite" or not mark or not rest.startswith("/") or rest in {"/", "//"}:
         raise ValueError(text)
     return ROOT / rest[1:]
@@ -128,7 +132,7 @@ def _url(text: str) -> str:
     parts = check_url(text, "the URL")
     refusal = OPERATORS_OWN.refusal_of_host(parts.hostname or "")
     if refusal:
-        raise ValueError(refusal)
+        raise _RefusedError(refusal)
     return text
 
 
@@ -257,7 +261,7 @@ def _value(variable: Variable, said: tuple[str, str] | None) -> Value:
         return Value(variable, text, variable.read(text.strip()), source)
     except (ValueError, KeyError, InvalidError) as error:
         shown = MASK if variable.secret else repr(text)
-        why = f" ({error})" if isinstance(error, InvalidError) or " " in str(error) else ""
+        why = f" ({error})" if isinstance(error, InvalidError | _RefusedError) else ""
         msg = f"{variable.name} is {shown}, but takes {variable.takes}{why}"
         raise CannotStartError(msg) from error
 

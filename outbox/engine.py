@@ -28,6 +28,7 @@ from outbox.relay.addresses import judge_url
 from outbox.relay.budget import ByteBudget
 from outbox.relay.clock import Clock, SystemClock
 from outbox.relay.courier import Courier
+from outbox.relay.flight import Tower
 from outbox.relay.lane import Surroundings
 from outbox.relay.loop import Relay
 from outbox.relay.recorder import Recorder
@@ -219,15 +220,17 @@ async def open_engine(config: EngineConfig, clock: Clock | None = None) -> Async
             Surroundings(
                 journal=journal,
                 claims=claims,
-                courier=courier,
                 recorder=Recorder(journal),
                 budget=ByteBudget(config.delivery_bytes),
-                clock=clock,
-                random=random.random,
-                policy=config.retry,
-                timeout_ms=config.timeout_ms,
-                route_style=config.route_style,
-                user_agent=f"evolution-outbox/{__version__}",
+                tower=Tower(
+                    courier=courier,
+                    clock=clock,
+                    random=random.random,
+                    policy=config.retry,
+                    timeout_ms=config.timeout_ms,
+                    route_style=config.route_style,
+                    user_agent=f"evolution-outbox/{__version__}",
+                ),
             )
         )
         engine = Engine(config, Parts(clock, store, journal, relay), Inspector(reader, head))

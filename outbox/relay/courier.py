@@ -4,8 +4,8 @@ import asyncio
 import email.utils
 import io
 from contextlib import AsyncExitStack
-from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,7 +25,6 @@ KEEPALIVE_S = 4.0
 
 _REDIRECTS = range(300, 400)
 _SUCCESS = range(200, 300)
-_fresh: ContextVar[list[bool]] = ContextVar("fresh")
 
 
 class Parcel(Struct, frozen=True):
@@ -39,30 +38,43 @@ class Parcel(Struct, frozen=True):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Tells the task that asked whether its connection is a fresh one; aiohttp's tracing would cost every request."""
+    """Remembers which tasks were given a fresh connection; aiohttp's own tracing would cost every request."""
+
+    def __init__(self, policy: AddressPolicy, **options: Any) -> None:
+        super().__init__(limit=0, socket_factory=guarded_sockets(policy), **options)
+        self.dialled: set[object] = set()
 
     async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
-        _fresh.get().append(True)
+        self.dialled.add(asyncio.current_task())
         return await super()._create_connection(*args, **kwargs)
 
 
-class Courier:
-    """Posts parcels. One connector for the operator's own URL, one for everybody else's.
+class _Line(Struct, frozen=True):
+    """The way out under one address policy; a pooled connection passes no guard again, so policies never share one."""
 
-    A pooled connection passes no guard again, so the two policies never share one.
-    """
+    connector: _Connector
+    pooled: aiohttp.ClientSession
+    fresh: aiohttp.ClientSession
+
+
+class Courier:
+    """Posts parcels: over one line to the operator's own URL, over another to everybody else's."""
 
     def __init__(self, policy: AddressPolicy) -> None:
         """Guard the URLs of webhooks by `policy`; sessions are opened by `async with`."""
         self._policy = policy
         self._stack = AsyncExitStack()
-        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
+        self._lines: dict[bool, _Line] = {}
 
     async def __aenter__(self) -> Self:
         """Open the sessions."""
         for trusted, policy in ((False, self._policy), (True, OPERATORS_OWN)):
-            for pooled in (True, False):
-                self._sessions[trusted, pooled] = await self._stack.enter_async_context(_session(policy, pooled=pooled))
+            connector = _Connector(policy, keepalive_timeout=KEEPALIVE_S)
+            self._lines[trusted] = _Line(
+                connector,
+                await self._stack.enter_async_context(_session(connector)),
+                await self._stack.enter_async_context(_session(_Connector(policy, force_close=True))),
+            )
         return self
 
     async def __aexit__(
@@ -73,51 +85,51 @@ class Courier:
 
     async def post(self, parcel: Parcel) -> Answer:
         """Make one POST and return what came of it; whatever the receiver does, this ends within the timeout."""
+        line = self._lines[parcel.trusted]
+        task = asyncio.current_task()
         try:
-            async with asyncio.timeout(parcel.timeout_s):
-                return await self._post(parcel)
+            try:
+                return await _post(line.pooled, parcel)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # The server closed a kept-alive connection just as we sent: nobody's fault, and no answer is lost.
+                if task in line.connector.dialled:
+                    raise
+                return await _post(line.fresh, parcel)
         except TimeoutError:
             return Answer(error="timeout", detail=f"no answer within {parcel.timeout_s:g} s")
         except aiohttp.ClientError as error:
             return _named(error)
         except (OSError, ValueError) as error:
             return Answer(error="connection_error", detail=str(error)[:200])
-
-    async def _post(self, parcel: Parcel) -> Answer:
-        fresh: list[bool] = []
-        _fresh.set(fresh)
-        try:
-            return await self._once(parcel, pooled=True)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # The server closed a kept-alive connection just as we sent: nobody's fault, and no answer is lost.
-            if fresh:
-                raise
-            return await self._once(parcel, pooled=False)
-
-    async def _once(self, parcel: Parcel, *, pooled: bool) -> Answer:
-        # aiohttp warns of large bytes; a file-like body is sent in pieces and leaves the loop free in between.
-        data = parcel.body if len(parcel.body) < LARGE_BODY_BYTES else io.BytesIO(parcel.body)
-        session = self._sessions[parcel.trusted, pooled]
-        url = URL(parcel.url, encoded=True)
-        async with session.post(url, data=data, headers=parcel.headers, allow_redirects=False) as response:
-            return await _answer(response)
+        finally:
+            line.connector.dialled.discard(task)
 
 
-def _session(policy: AddressPolicy, *, pooled: bool) -> aiohttp.ClientSession:
-    guard = guarded_sockets(policy)
-    connector = (
-        _Connector(limit=0, socket_factory=guard, keepalive_timeout=KEEPALIVE_S)
-        if pooled
-        else _Connector(limit=0, socket_factory=guard, force_close=True)
-    )
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
-        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-        timeout=aiohttp.ClientTimeout(total=None),  # `post` has the one timeout that counts
     )
+
+
+@lru_cache(maxsize=4096)
+def _url(text: str) -> URL:
+    return URL(text, encoded=True)  # else yarl would send a/b for a%2Fb
+
+
+async def _post(session: aiohttp.ClientSession, parcel: Parcel) -> Answer:
+    # aiohttp warns of large bytes; a file-like body is sent in pieces and leaves the loop free in between.
+    data = parcel.body if len(parcel.body) < LARGE_BODY_BYTES else io.BytesIO(parcel.body)
+    async with session.post(
+        _url(parcel.url),
+        data=data,
+        headers=parcel.headers,
+        allow_redirects=False,
+        timeout=aiohttp.ClientTimeout(total=parcel.timeout_s),
+    ) as response:
+        return await _answer(response)
 
 
 async def _answer(response: aiohttp.ClientResponse) -> Answer:
@@ -144,6 +156,8 @@ async def _answer(response: aiohttp.ClientResponse) -> Answer:
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, str]:
     """Return the first bytes of the body and a note on how it misbehaved; past the cap the connection is dropped."""
     body = b""
+    if response.content.at_eof():
+        return body, ""
     try:
         async with asyncio.timeout(BODY_PATIENCE_S):
             while not response.content.at_eof():

@@ -1,46 +1,24 @@
-"""A lane: the deliveries of one webhook, isolated from every other. It claims, limits, posts and records."""
+"""A lane: the deliveries of one webhook, isolated from every other. It claims, limits, hands out and lets go."""
 
-import base64
-from collections.abc import Callable
-from datetime import UTC, datetime
-from urllib.parse import unquote
+from collections import deque
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 from msgspec import Struct
 
-from outbox.domain.bodies import copy_for
-from outbox.domain.catalogue import RouteStyle
 from outbox.domain.deliveries import Effect
-from outbox.domain.ids import body_digest, event_text
-from outbox.domain.records import AttemptRecorded
-from outbox.domain.retrying import (
-    RETRY_AFTER_MAX_S,
-    Answer,
-    Decision,
-    RetryPolicy,
-    Verdict,
-    cause,
-    clamped_retry_after,
-    classify,
-    decide,
-)
-from outbox.domain.routing import url_for
+from outbox.domain.retrying import RETRY_AFTER_MAX_S, Answer, clamped_retry_after
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim, Claims
 from outbox.journal.writer import Journal
 from outbox.relay.budget import ByteBudget
-from outbox.relay.clock import Clock
-from outbox.relay.courier import Courier, Parcel
+from outbox.relay.flight import Tower, note
 from outbox.relay.recorder import Recorder
 
-PAGE = 128
+PAGE = 256
 LOAD_BYTES = 1024 * 1024
 IDLE_S = 30.0
-
-_MIB = 1024 * 1024
-_log = structlog.get_logger("relay")
 
 
 class Surroundings(Struct, frozen=True):
@@ -48,29 +26,29 @@ class Surroundings(Struct, frozen=True):
 
     journal: Journal
     claims: Claims
-    courier: Courier
     recorder: Recorder
     budget: ByteBudget
-    clock: Clock
-    random: Callable[[], float]
-    policy: RetryPolicy
-    timeout_ms: int
-    route_style: RouteStyle
-    user_agent: str
+    tower: Tower
 
 
 class Lane:
-    """Works while its webhook is live and enabled and has deliveries; `wake` when something changed."""
+    """Works while its webhook is live and enabled and has deliveries; `wake` it when something changed.
+
+    A delivery is in hand (`_taken`) from its claim until its outcome is on disk. In between it waits with its body
+    (`_ready`) for one of the crew, which are at most as many tasks as the webhook takes POSTs at a time.
+    """
 
     def __init__(self, number: int, around: Surroundings) -> None:
         """Prepare the lane of the webhook with that number."""
         self.number = number
         self._around = around
+        self._log = structlog.get_logger("relay").bind(webhook=number)
         self._taken: set[int] = set()
         self._let_go: set[int] = set()
-        self._flying = 0
+        self._ready: deque[tuple[Claim, bytes | None]] = deque()
+        self._crew = 0
         self._changed = anyio.Event()
-        self._landed = anyio.Event()
+        self._moved = anyio.Event()
         self._stopping = False
         self._paused_until_ms = 0
         self._astray_since: float | None = None
@@ -85,24 +63,28 @@ class Lane:
     def wake(self) -> None:
         """Look again: there is new work, or the settings have changed."""
         self._changed.set()
+        self._moved.set()
 
     def stop(self) -> None:
-        """Claim nothing more; `run` ends once what is in flight has landed."""
+        """Claim nothing more; `run` ends once what is in flight has landed and is recorded."""
         self._stopping = True
-        self._changed.set()
-        self._landed.set()
+        self.wake()
 
     async def run(self) -> None:
         """Deliver until there is nothing to do for a while, the webhook is off or gone, or `stop`."""
-        async with anyio.create_task_group() as flights:
+        async with anyio.create_task_group() as tasks:
             while self._on():
                 self._changed = anyio.Event()
                 await self._around.recorder.wait_until_clear()
                 claims = await self._claim()
                 if claims:
-                    await self._send(claims, flights)
+                    await self._load(claims, tasks)
                 elif not await self._rest():
                     break
+            self._put_back()
+        # Whoever takes this webhook up again must find every outcome in the store.
+        while self._taken:
+            await self._motion()
 
     def _on(self) -> bool:
         webhook = self._webhook()
@@ -111,9 +93,21 @@ class Lane:
     def _webhook(self) -> Webhook | None:
         return self._around.journal.webhooks.get(self.number)
 
+    def _limit(self) -> int:
+        """Return how many POSTs may be in flight now."""
+        webhook = self._webhook()
+        if webhook is None or not self._on() or self._around.tower.clock.now_ms() < self._paused_until_ms:
+            return 0
+        return webhook.settings.concurrency
+
+    async def _motion(self) -> None:
+        """Wait until a delivery leaves the lane's hands, or the crew has little left to do."""
+        self._moved = anyio.Event()
+        await self._moved.wait()
+
     async def _claim(self) -> list[Claim]:
         """Return due deliveries that are not in hand, the longest due first."""
-        now_ms, self._looked_until_ms = self._around.clock.now_ms(), -1
+        now_ms, self._looked_until_ms = self._around.tower.clock.now_ms(), -1
         if now_ms < self._paused_until_ms:
             return []
         self._looked_until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
@@ -125,7 +119,7 @@ class Lane:
 
     async def _rest(self) -> bool:
         """Wait for a change or a due time; say whether there is reason to go on."""
-        now_ms = self._around.clock.now_ms()
+        now_ms = self._around.tower.clock.now_ms()
         # What is due up to where `_claim` looked is in hand, or it would have been claimed.
         first = await self._around.claims.next_due(self.number, self._looked_until_ms)
         wait_s = IDLE_S
@@ -144,7 +138,7 @@ class Lane:
         the longest delay it counts as due, whatever the clock says.
         """
         wait_s = max(first_ms - now_ms, 0) / 1000
-        longest_s = max(self._around.policy.max_s, RETRY_AFTER_MAX_S)
+        longest_s = max(self._around.tower.policy.max_s, RETRY_AFTER_MAX_S)
         if wait_s <= longest_s:
             self._astray_since = None
             return wait_s
@@ -155,124 +149,85 @@ class Lane:
             self._reach_ms = first_ms
         return max(left_s, 0.0)
 
-    async def _send(self, claims: list[Claim], flights: TaskGroup) -> None:
-        """Post the claims as places come free, loading their bodies a few at a time."""
+    async def _load(self, claims: list[Claim], tasks: TaskGroup) -> None:
+        """Hand the claims to the crew, loading their bodies a few at a time as the crew comes to need them."""
         for few in _portions(claims):
             size = sum(claim.event.size for claim in few)
             await self._around.budget.take(size)
-            unsent = size
             try:
                 bodies = await self._around.claims.bodies([claim.seq for claim in few])
-                for claim in few:
-                    if not await self._place():
-                        return
-                    self._taken.add(claim.seq)
-                    self._flying += 1
-                    unsent -= claim.event.size
-                    flights.start_soon(self._deliver, claim, bodies.pop(claim.seq, None))
-            finally:
-                if unsent:
-                    self._around.budget.give_back(unsent)
+            except BaseException:
+                self._around.budget.give_back(size)
+                raise
+            self._taken.update(claim.seq for claim in few)
+            self._ready.extend((claim, bodies.pop(claim.seq, None)) for claim in few)
+            self._man(tasks)
+            while self._limit() and (len(self._ready) > self._limit() or len(self._taken) > self._limit() + 2 * PAGE):
+                await self._motion()
+                self._man(tasks)
+            if not self._limit():
+                self._put_back()
+                return
 
-    async def _place(self) -> bool:
-        """Wait until one more POST may fly; say whether the lane still may send."""
-        while (webhook := self._webhook()) is not None and self._on():
-            if self._paused_until_ms > self._around.clock.now_ms():
-                return False
-            if self._flying < webhook.settings.concurrency and len(self._taken) < webhook.settings.concurrency + PAGE:
-                return True
-            self._landed = anyio.Event()
-            await self._landed.wait()
-        return False
+    def _man(self, tasks: TaskGroup) -> None:
+        """Call up as many tasks as there is work for, within the limit."""
+        for _ in range(min(self._limit() - self._crew, len(self._ready))):
+            self._crew += 1
+            tasks.start_soon(self._work)
 
-    async def _deliver(self, claim: Claim, body: bytes | None) -> None:
-        """Make one attempt and record it. Cancelled in mid-flight it records nothing, and is made again."""
+    async def _work(self) -> None:
+        """Make attempts while there are some to make; the next one never waits for the last one's record."""
         try:
-            try:
-                attempt = await self._attempt(claim, body)
-            finally:
-                self._around.budget.give_back(claim.event.size)
-                self._flying -= 1
-                self._landed.set()
-            if attempt is not None:
-                effect = await self._around.recorder.record(attempt)
-                if effect is Effect.RETRY:
-                    self._changed.set()
+            while self._ready and self._crew <= self._limit():
+                claim, body = self._ready.popleft()
+                if len(self._ready) == self._limit():
+                    self._moved.set()
+                await self._fly(claim, body)
+                body = None
         finally:
-            self._taken.discard(claim.seq)
-            self._let_go.add(claim.seq)
-            self._landed.set()
+            self._crew -= 1
+            self._moved.set()
 
-    async def _attempt(self, claim: Claim, body: bytes | None) -> AttemptRecorded | None:
+    async def _fly(self, claim: Claim, body: bytes | None) -> None:
         webhook = self._webhook()
-        if webhook is None:
-            return None
-        clock = self._around.clock
-        started_ms = clock.now_ms()
-        number = claim.attempts + 1
-        if body is None or body_digest(body) != claim.event.digest:
-            answer = Answer(error="corrupt_body", detail="the stored body is not the one that was accepted")
-            decision = Decision(Effect.BURY, claim.charged, started_ms, "the stored body is damaged")
-        else:
-            answer = await self._around.courier.post(self._parcel(webhook, claim, body, number))
-            decision = decide(answer, claim.charged, clock.now_ms(), self._around.policy, self._around.random)
-        self._obey(answer)
-        self._note(claim, number, answer, decision)
-        return AttemptRecorded(
-            event=claim.seq,
-            webhook=self.number,
-            attempt=number,
-            at_ms=started_ms,
-            took_ms=max(clock.now_ms() - started_ms, 0),
-            status=answer.status,
-            error=answer.error,
-            detail=answer.detail,
-            excerpt=answer.excerpt,
-            effect=decision.effect,
-            charged=decision.charged,
-            due_ms=decision.due_ms,
-            reason=decision.reason,
-        )
+        recording = False
+        try:
+            if webhook is not None:
+                record, answer = await self._around.tower.attempt(webhook, claim, body)
+                self._obey(answer)
+                note(self._log, claim, record, answer)
+                recording = True
+                self._around.recorder.record(record, lambda effect: self._recorded(claim.seq, effect))
+        finally:
+            self._around.budget.give_back(claim.event.size)
+            if not recording:
+                self._release(claim.seq)
 
-    def _parcel(self, webhook: Webhook, claim: Claim, body: bytes, number: int) -> Parcel:
-        around, event = self._around, claim.event
-        url = url_for(webhook, event.kind, around.route_style)
-        copy = copy_for(body, url, None if event.dated else _rfc3339(event.at_ms))
-        headers = {
-            "content-type": "application/json",
-            "user-agent": around.user_agent,
-            "webhook-id": event_text(event.id),
-            "webhook-timestamp": str(around.clock.now_ms() // 1000),
-            "x-outbox-attempt": str(number),
-            "x-outbox-hops": str(event.hops + 1),
-            **webhook.credentials.headers,
-        }
-        if webhook.credentials.userinfo:
-            headers["authorization"] = _basic(webhook.credentials.userinfo)
-        timeout_s = (webhook.settings.timeout_ms or around.timeout_ms) / 1000 + len(copy) / _MIB
-        return Parcel(url, headers, copy, timeout_s, trusted=webhook.source == "environment")
+    def _recorded(self, seq: int, effect: Effect) -> None:
+        self._release(seq)
+        if effect is Effect.RETRY:
+            self._changed.set()
+
+    def _release(self, seq: int) -> None:
+        self._taken.discard(seq)
+        self._let_go.add(seq)
+        if not self._taken or len(self._taken) == PAGE:
+            self._moved.set()
+
+    def _put_back(self) -> None:
+        """Let go of what the crew has not begun."""
+        while self._ready:
+            claim, _ = self._ready.popleft()
+            self._around.budget.give_back(claim.event.size)
+            self._release(claim.seq)
 
     def _obey(self, answer: Answer) -> None:
         """Hold the whole lane for as long as a throttling receiver asked."""
         asked_s = clamped_retry_after(answer)
         if asked_s is not None:
-            until_ms = self._around.clock.now_ms() + round(asked_s * 1000)
+            until_ms = self._around.tower.clock.now_ms() + round(asked_s * 1000)
             self._paused_until_ms = max(self._paused_until_ms, until_ms)
-
-    def _note(self, claim: Claim, number: int, answer: Answer, decision: Decision) -> None:
-        """Say in the log what came of an attempt."""
-        if classify(answer, self._around.policy) is Verdict.SUCCESS:
-            _log.debug("delivery.acknowledged", webhook=self.number, attempt=number, status=answer.status)
-            return
-        _log.warning(
-            "delivery.dead" if decision.effect is Effect.BURY else "attempt.failed",
-            event_id=event_text(claim.event.id),
-            webhook=self.number,
-            attempt=number,
-            cause=cause(answer),
-            detail=answer.detail,
-            next_ms=decision.due_ms,
-        )
+            self._moved.set()
 
 
 def _portions(claims: list[Claim]) -> list[list[Claim]]:
@@ -286,12 +241,3 @@ def _portions(claims: list[Claim]) -> list[list[Claim]]:
         portions[-1].append(claim)
         size += claim.event.size
     return portions
-
-
-def _rfc3339(ms: int) -> str:
-    moment = datetime.fromtimestamp(ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _basic(userinfo: str) -> str:
-    return "Basic " + base64.b64encode(unquote(userinfo).encode()).decode()

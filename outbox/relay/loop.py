@@ -27,15 +27,18 @@ class Relay:
 
     async def run(self) -> None:
         """Deliver until `stop`; what is in flight then has eight seconds to land."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            self._around.journal.listen(self._noticed)
-            self._noticed(await self._around.claims.unsettled_webhooks())
-            await self._stopping.wait()
-            self._tasks = None
-            for lane in self._lanes.values():
-                lane.stop()
-            tasks.cancel_scope.deadline = anyio.current_time() + GRACE_S
+        async with anyio.create_task_group() as recording:
+            recording.start_soon(self._around.recorder.run)
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                self._around.journal.listen(self._noticed)
+                self._noticed(await self._around.claims.unsettled_webhooks())
+                await self._stopping.wait()
+                self._tasks = None
+                for lane in self._lanes.values():
+                    lane.stop()
+                tasks.cancel_scope.deadline = anyio.current_time() + GRACE_S
+            recording.cancel_scope.cancel()
 
     def stop(self) -> None:
         """Make no new attempt from here on."""
@@ -80,7 +83,7 @@ class Relay:
             while after is not None:
                 try:
                     after = await self._around.journal.submit(
-                        Bury(webhook, after, self._around.clock.now_ms(), "the webhook was deleted")
+                        Bury(webhook, after, self._around.tower.clock.now_ms(), "the webhook was deleted")
                     )
                 except BusyError as error:
                     await anyio.sleep(error.retry_after_s)

@@ -17,6 +17,8 @@ EVENTS = lines("events.jsonl")
 BY_EVENT = {entry["evolution_event"]: entry for entry in CATALOGUE}
 SENT_DESTINATION = b'"destination":"https://hooks.example.test/wa"'
 HEADERS = {
+    "accept",
+    "accept-encoding",
     "host", "content-length", "content-type", "user-agent",
     "webhook-id", "webhook-timestamp", "x-outbox-attempt", "x-outbox-hops",
 }  # fmt: skip

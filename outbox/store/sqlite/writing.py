@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import structlog
 
 from outbox.domain.deliveries import Delivery, State
 from outbox.domain.errors import CannotStartError, OutcomeUnknownError
@@ -19,6 +20,7 @@ _CHECKPOINT_FRAMES = 1000
 _HEAD_INTERVAL_S = 1.0
 _PAGE_BYTES = 4096
 _REBUILD_PAGE = 2000
+_log = structlog.get_logger("store")
 _PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter")
 
 
@@ -76,8 +78,18 @@ class SqliteStore:
         while True:
             await self._head_moved.wait()
             self._head_moved = anyio.Event()
-            await anyio.to_thread.run_sync(self._head_file.write, self._head)
+            if not await anyio.to_thread.run_sync(self._write_head):
+                self._head_moved.set()
             await anyio.sleep(_HEAD_INTERVAL_S)
+
+    def _write_head(self) -> bool:
+        """Keep the head; say whether that worked. A full disk is no reason to stop delivering."""
+        try:
+            self._head_file.write(self._head)
+        except OSError as error:
+            _log.warning("head.not_kept", file=str(self._head_file.path), reason=error.strerror)
+            return False
+        return True
 
     async def rebuild(self) -> int:
         """See `Store.rebuild`."""
@@ -92,7 +104,7 @@ class SqliteStore:
         try:
             if self._frames:
                 await self._writer.run(self._checkpoint, "TRUNCATE")
-                self._head_file.write(self._head)
+                self._write_head()
             await self._writer.aclose()
         finally:
             self._lock.release()
@@ -147,6 +159,7 @@ class SqliteStore:
             raise
         self._end(connection)
         self._frames += _CHECKPOINT_FRAMES
+        self._head = read_head(connection)
         return folded
 
 

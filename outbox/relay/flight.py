@@ -1,0 +1,97 @@
+"""One attempt: from a claim and its body to the record of what came of it."""
+
+import base64
+from collections.abc import Callable
+from datetime import UTC, datetime
+from urllib.parse import unquote
+
+import structlog
+from msgspec import Struct
+
+from outbox.domain.bodies import copy_for
+from outbox.domain.catalogue import RouteStyle
+from outbox.domain.deliveries import Effect
+from outbox.domain.ids import body_digest, event_text
+from outbox.domain.records import AttemptRecorded
+from outbox.domain.retrying import Answer, Decision, RetryPolicy, cause, decide
+from outbox.domain.routing import url_for
+from outbox.domain.webhooks import Webhook
+from outbox.journal.claims import Claim
+from outbox.relay.clock import Clock
+from outbox.relay.courier import Courier, Parcel
+
+_MIB = 1024 * 1024
+
+
+class Tower(Struct, frozen=True):
+    """What every attempt of every lane goes by."""
+
+    courier: Courier
+    clock: Clock
+    random: Callable[[], float]
+    policy: RetryPolicy
+    timeout_ms: int
+    route_style: RouteStyle
+    user_agent: str
+
+    async def attempt(self, webhook: Webhook, claim: Claim, body: bytes | None) -> tuple[AttemptRecorded, Answer]:
+        """Make one POST and return the record of it, and the answer; cancelled, it leaves nothing behind."""
+        started_ms = self.clock.now_ms()
+        number = claim.attempts + 1
+        if body is None or body_digest(body) != claim.event.digest:
+            answer = Answer(error="corrupt_body", detail="the stored body is not the one that was accepted")
+            decision = Decision(Effect.BURY, claim.charged, started_ms, "the stored body is damaged")
+            ended_ms = started_ms
+        else:
+            answer = await self.courier.post(self._parcel(webhook, claim, body, number, started_ms))
+            ended_ms = self.clock.now_ms()
+            decision = decide(answer, claim.charged, ended_ms, self.policy, self.random)
+        record = AttemptRecorded(
+            claim.seq, webhook.number, number, started_ms, max(ended_ms - started_ms, 0), answer.status, answer.error,
+            answer.detail, answer.excerpt, decision.effect, decision.charged, decision.due_ms, decision.reason,
+        )  # fmt: skip
+        return record, answer
+
+    def _parcel(self, webhook: Webhook, claim: Claim, body: bytes, number: int, now_ms: int) -> Parcel:
+        event = claim.event
+        url = url_for(webhook, event.kind, self.route_style)
+        copy = copy_for(body, url, None if event.dated else _rfc3339(event.at_ms))
+        headers = {
+            "content-type": "application/json",
+            "accept": "*/*",
+            "accept-encoding": "identity",
+            "user-agent": self.user_agent,
+            "webhook-id": event_text(event.id),
+            "webhook-timestamp": str(now_ms // 1000),
+            "x-outbox-attempt": str(number),
+            "x-outbox-hops": str(event.hops + 1),
+            **webhook.credentials.headers,
+        }
+        if webhook.credentials.userinfo:
+            headers["authorization"] = _basic(webhook.credentials.userinfo)
+        timeout_s = (webhook.settings.timeout_ms or self.timeout_ms) / 1000 + len(copy) / _MIB
+        return Parcel(url, headers, copy, timeout_s, trusted=webhook.source == "environment")
+
+
+def note(log: structlog.typing.FilteringBoundLogger, claim: Claim, record: AttemptRecorded, answer: Answer) -> None:
+    """Say in the log what came of an attempt: success at debug level, failure as a warning."""
+    if record.effect is Effect.ACKNOWLEDGE:
+        log.debug("delivery.acknowledged", event_seq=claim.seq, attempt=record.attempt, status=record.status)
+        return
+    log.warning(
+        "delivery.dead" if record.effect is Effect.BURY else "attempt.failed",
+        event_id=event_text(claim.event.id),
+        attempt=record.attempt,
+        cause=cause(answer),
+        detail=record.reason or answer.detail,
+        next_ms=record.due_ms,
+    )
+
+
+def _rfc3339(ms: int) -> str:
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _basic(userinfo: str) -> str:
+    return "Basic " + base64.b64encode(unquote(userinfo).encode()).decode()
