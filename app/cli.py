@@ -23,6 +23,7 @@ from outbox.engine import Inspector, Report, SystemClock, open_inspector, rebuil
 
 _T = TypeVar("_T")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to reach a service that listens everywhere
+_NO_PAYLOAD = "(the body is gone or damaged: run verify)"
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 
@@ -64,7 +65,7 @@ def show(event_id: str, *, as_json: bool) -> None:
         return
     console = Console()
     console.print(f"[bold]{found.id}[/]  seq {found.seq}  {found.event} ", _plain(found.instance), found.accepted_at)
-    console.print(bytes(found.payload).decode() if found.payload is not None else "(the body is gone)", markup=False)
+    console.print(_plain(bytes(found.payload).decode() if found.payload is not None else _NO_PAYLOAD))
     deliveries = Table("delivery", "url", "state", "attempts", "due", title="Deliveries", title_justify="left")
     for delivery in found.deliveries:
         deliveries.add_row(delivery.id, _plain(delivery.url), delivery.state, str(delivery.attempts), delivery.due_at)
@@ -189,7 +190,7 @@ def _print_json(document: object) -> None:
 
 def _plain(text: str | None) -> Text:
     """Return what others wrote as it is: brackets in it are no markup, and control characters do nothing."""
-    return Text("".join(char if char.isprintable() else "\ufffd" for char in text or ""))
+    return Text("".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text or ""))
 
 
 def _age(seconds: float | None) -> str:
