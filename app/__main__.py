@@ -11,7 +11,7 @@ from app.logs import configure_logs
 from app.service import serve
 from app.settings import load_settings
 from outbox import __version__
-from outbox.domain.errors import CannotStartError, OutboxError
+from outbox.domain.errors import OutboxError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +29,7 @@ def serve_command() -> None:
         settings = load_settings()
         configure_logs(settings["OUTBOX_LOG_LEVEL"], settings["OUTBOX_LOG_FORMAT"])
         anyio.run(serve, settings, backend_options={"use_uvloop": True})
-    except CannotStartError as error:
+    except OutboxError as error:
         _give_up(log, [error])
     except BaseExceptionGroup as group:
         known, unknown = group.split(OutboxError)

@@ -9,7 +9,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from app.settings import MASK
 from outbox.domain.bodies import masked
 from outbox.domain.catalogue import RouteStyle
-from outbox.domain.ids import delivery_text, event_text
+from outbox.domain.ids import body_digest, delivery_text, event_text
 from outbox.domain.records import AttemptRecorded
 from outbox.domain.webhooks import Credentials, Settings, Webhook
 from outbox.engine import EventView, Stats, state_word
@@ -110,7 +110,7 @@ class AttemptOut(Struct):
 
 
 class EventOut(Struct):
-    """An event as we show it; secrets in its payload are masked."""
+    """An event as we show it; secrets in its payload are masked, and a payload that is gone or damaged is null."""
 
     id: str
     seq: int
@@ -218,7 +218,9 @@ def show_evolution(webhook: Webhook) -> EvolutionOut:
 def show_event(view: EventView) -> EventOut:
     """Return an event with its deliveries and attempts."""
     accepted = view.accepted
-    payload = Raw(masked(view.body, _MASKED_MEMBERS, f'"{MASK}"'.encode())) if view.body is not None else None
+    payload = None
+    if view.body is not None and body_digest(view.body) == accepted.digest:
+        payload = Raw(masked(view.body, _MASKED_MEMBERS, f'"{MASK}"'.encode()))
     return EventOut(
         id=event_text(accepted.id),
         seq=view.seq,
