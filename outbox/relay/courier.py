@@ -90,9 +90,9 @@ class Courier:
         try:
             try:
                 return await _post(line.pooled, parcel)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # The server closed a kept-alive connection just as we sent: nobody's fault, and no answer is lost.
-                if task in line.connector.dialled:
+                if task in line.connector.dialled or _begun(error):
                     raise
                 return await _post(line.fresh, parcel)
         except TimeoutError:
@@ -103,6 +103,11 @@ class Courier:
             return Answer(error="connection_error", detail=str(error)[:200])
         finally:
             line.connector.dialled.discard(task)
+
+
+def _begun(error: aiohttp.ClientError) -> bool:
+    """Say whether an answer had begun when the connection was closed: aiohttp then gives what there is of its head."""
+    return isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str)
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:

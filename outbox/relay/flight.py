@@ -94,4 +94,5 @@ def _rfc3339(ms: int) -> str:
 
 
 def _basic(userinfo: str) -> str:
-    return "Basic " + base64.b64encode(unquote(userinfo).encode()).decode()
+    user, _, password = userinfo.partition(":")  # RFC 7617, section 2: the colon is there without a password too
+    return "Basic " + base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()

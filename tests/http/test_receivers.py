@@ -171,7 +171,6 @@ async def test_kept_connection_closed_as_we_send_costs_no_attempt(service: Servi
         assert all(b"\r\nx-outbox-attempt: 1\r\n" in head for head in heads)
 
 
-@pytest.mark.xfail(strict=True, reason="the courier takes any closed connection for one without an answer")
 async def test_half_an_answer_on_a_kept_connection_is_a_failure(service: Service) -> None:
     """Once a byte of an answer has come, a kept connection that closes is a failed attempt like any other."""
 

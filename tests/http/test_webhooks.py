@@ -232,7 +232,6 @@ async def test_password_becomes_basic_auth_and_is_never_shown(service: Service, 
     assert "YW5h" not in shown
 
 
-@pytest.mark.xfail(strict=True, reason="the colon is left out")
 async def test_user_without_password(service: Service, receiver: Receiver) -> None:
     """A user without a password is Basic auth with an empty one: the colon is always there (RFC 7617)."""
     await put(service, "user", 201, url=receiver.url.replace("//", "//ana@"))
