@@ -17,7 +17,7 @@ MAX_HOPS = 5
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd\ud800-\udfff]")
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """An event to be accepted.
 
     `kind` is canonical, `instance` is empty where the sender named none, `digest` is the body's SHA-256 and

@@ -5,7 +5,6 @@ no id of its own: it is the pair of its event and its webhook, written `dlv_<32 
 """
 
 import hashlib
-import os
 import re
 
 from outbox.domain.errors import NotFoundError
@@ -14,21 +13,20 @@ _EVENT = re.compile(r"evt_([0-9a-f]{32})")
 _DELIVERY = re.compile(r"dlv_([0-9a-f]{32})_([1-9][0-9]{0,17})")
 
 
-def new_event_id(now_ms: int) -> bytes:
-    """Return a fresh id, 16 bytes: 48 bits of time, then 74 random bits, so that ids of one time sort together."""
-    random = os.urandom(10)
+def event_id(now_ms: int, random: bytes) -> bytes:
+    """Return an id made of 48 bits of time and 74 of the 80 `random` bits given: ids of one time sort together."""
     stamped = bytes((0x70 | random[0] & 0x0F, random[1], 0x80 | random[2] & 0x3F))  # version 7, variant 10
     return now_ms.to_bytes(6, "big") + stamped + random[3:]
 
 
-def event_text(event_id: bytes) -> str:
+def event_text(event: bytes) -> str:
     """Return the public form of an event's id."""
-    return "evt_" + event_id.hex()
+    return "evt_" + event.hex()
 
 
-def delivery_text(event_id: bytes, webhook: int) -> str:
+def delivery_text(event: bytes, webhook: int) -> str:
     """Return the public form of a delivery's id."""
-    return f"dlv_{event_id.hex()}_{webhook}"
+    return f"dlv_{event.hex()}_{webhook}"
 
 
 def parse_event(text: str) -> bytes:

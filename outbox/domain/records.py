@@ -18,7 +18,7 @@ from outbox.domain.webhooks import Scope, Settings, Source
 GENESIS = bytes(32)
 
 
-class EventAccepted(Struct, frozen=True, array_like=True, tag=1):
+class EventAccepted(Struct, frozen=True, array_like=True, tag=1, gc=False):
     """An event was accepted, and this is whom it must reach: `targets` are webhook numbers, fixed here for good.
 
     `digest` is the SHA-256 of the body, `size` its bytes; `dated` says whether the body has a `date_time` of its own;
@@ -38,7 +38,7 @@ class EventAccepted(Struct, frozen=True, array_like=True, tag=1):
     idempotency: bytes
 
 
-class AttemptRecorded(Struct, frozen=True, array_like=True, tag=2):
+class AttemptRecorded(Struct, frozen=True, array_like=True, tag=2, gc=False):
     """One POST was made, and this is what came of it.
 
     `status` is None where no answer came, `error` then names why; `detail` is for people; `excerpt` is the first KiB

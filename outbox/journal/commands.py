@@ -11,7 +11,6 @@ from msgspec import Struct, structs
 from outbox.domain.deliveries import Effect, State
 from outbox.domain.errors import ConflictError, NotFoundError
 from outbox.domain.events import Event
-from outbox.domain.ids import new_event_id
 from outbox.domain.records import AttemptRecorded, DeliveriesBuried, EventAccepted, WebhookSet, decode
 from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook, check_settings
 from outbox.journal.ledger import Ledger
@@ -40,7 +39,7 @@ class Command(Protocol[T_co]):
         """Append records to `ledger` and return the answer; it is given out only once the commit is on disk."""
 
 
-class Accepted(Struct, frozen=True):
+class Accepted(Struct, frozen=True, gc=False):
     """The answer to an accepted event; `replayed` says that the key was known and nothing was stored."""
 
     id: bytes
@@ -49,7 +48,7 @@ class Accepted(Struct, frozen=True):
     replayed: bool = False
 
 
-class Accept(Struct, frozen=True):
+class Accept(Struct, frozen=True, gc=False):
     """Accept one event: route it, and record it with its deliveries.
 
     `key` is the 16-byte digest of the idempotency key, or empty; a known key is a repeat while its event is younger
@@ -78,25 +77,17 @@ class Accept(Struct, frozen=True):
         event = self.event
         if self.key and (known := self._known(ledger)):
             return known
+        targets = ledger.webhooks.targets(event.kind, event.instance)
         record = EventAccepted(
-            id=new_event_id(self.now_ms),
-            at_ms=self.now_ms,
-            kind=event.kind,
-            instance=event.instance,
-            digest=event.digest,
-            size=len(event.body),
-            ordering_key=event.ordering_key,
-            targets=ledger.webhooks.targets(event.kind, event.instance),
-            dated=event.dated,
-            hops=event.hops,
-            idempotency=self.key,
-        )
+            ledger.new_event_id(self.now_ms), self.now_ms, event.kind, event.instance, event.digest, len(event.body),
+            event.ordering_key, targets, event.dated, event.hops, self.key,
+        )  # fmt: skip
         seq = ledger.append(record)
         ledger.add_body(seq, event.body)
-        ledger.touched.update(record.targets)
+        ledger.touched.update(targets)
         if self.key:
             ledger.accepted_keys[self.key] = (seq, record)
-        return Accepted(record.id, seq, len(record.targets))
+        return Accepted(record.id, seq, len(targets))
 
     def _known(self, ledger: Ledger) -> Accepted | None:
         seq, record = ledger.accepted_keys.get(self.key, (0, None))

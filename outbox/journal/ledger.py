@@ -1,12 +1,14 @@
 """The ledger of one commit: numbers records, chains them, projects them, and knows the settings as of each of them."""
 
 import hashlib
+import os
 import secrets
 
 import msgspec
 
 from outbox.domain.deliveries import Delivery
 from outbox.domain.errors import CorruptError
+from outbox.domain.ids import event_id
 from outbox.domain.projecting import Changes, WebhookRow, project, webhook_row
 from outbox.domain.records import EventAccepted, Record, WebhookDeleted, WebhookSet, chained, encode, subject
 from outbox.domain.routing import Webhooks
@@ -15,6 +17,8 @@ from outbox.store.protocol import Batch, Facts, LogRow
 
 _NONCE_BYTES = 16
 _ID_BYTES = 16
+_RANDOM_BYTES = 10
+_IDS_AT_ONCE = 64
 
 
 class Ledger:
@@ -28,6 +32,7 @@ class Ledger:
         self.accepted_keys: dict[bytes, tuple[int, EventAccepted]] = {}
         self._seq, self._digest = facts.head
         self._changes = Changes()
+        self._entropy: list[bytes] = []
         self._batch = Batch(log=[], changes=self._changes, bodies=[], secrets=[], erased=[])
 
     @property
@@ -40,12 +45,19 @@ class Ledger:
         """What is to be written so far."""
         return self._batch
 
+    def new_event_id(self, now_ms: int) -> bytes:
+        """Return a fresh id for an event accepted now."""
+        if not self._entropy:
+            pool = os.urandom(_RANDOM_BYTES * _IDS_AT_ONCE)
+            self._entropy = [pool[at : at + _RANDOM_BYTES] for at in range(0, len(pool), _RANDOM_BYTES)]
+        return event_id(now_ms, self._entropy.pop())
+
     def append(self, record: Record) -> int:
         """Add a record and what it does to the projections; return its seq."""
         data = encode(record)
         self._seq += 1
         self._digest = chained(self._digest, data)
-        self._batch.log.append(LogRow(self._seq, subject(record), data, self._digest))
+        self._batch.log.append(tuple.__new__(LogRow, (self._seq, subject(record), data, self._digest)))
         project(self._seq, record, self._changes)
         return self._seq
 

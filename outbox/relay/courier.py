@@ -201,7 +201,10 @@ def _named(error: aiohttp.ClientError) -> Answer:
             name, detail = "connection_closed", "the receiver closed the connection without an answer"
         case aiohttp.ClientOSError():
             name, detail = "connection_reset", str(error)
-        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+        case aiohttp.ClientResponseError():
+            # Its text holds the URL, and that may hold a token.
+            name, detail = "protocol_error", error.message
+        case aiohttp.ClientPayloadError():
             name, detail = "protocol_error", str(error)
         case aiohttp.InvalidURL():
             name, detail = "invalid_url", "the URL cannot be called"
