@@ -124,6 +124,11 @@ def _url(text: str) -> URL:
     return URL(text, encoded=True)  # else yarl would send a/b for a%2Fb
 
 
+@lru_cache(maxsize=256)
+def _timeout(total_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total_s)
+
+
 async def _post(session: aiohttp.ClientSession, parcel: Parcel) -> Answer:
     # aiohttp warns of large bytes; a file-like body is sent in pieces and leaves the loop free in between.
     data = parcel.body if len(parcel.body) < LARGE_BODY_BYTES else io.BytesIO(parcel.body)
@@ -132,7 +137,7 @@ async def _post(session: aiohttp.ClientSession, parcel: Parcel) -> Answer:
         data=data,
         headers=parcel.headers,
         allow_redirects=False,
-        timeout=aiohttp.ClientTimeout(total=parcel.timeout_s),
+        timeout=_timeout(parcel.timeout_s),
     ) as response:
         return await _answer(response)
 
@@ -183,7 +188,7 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, str]:
     return body, ""
 
 
-def _named(error: aiohttp.ClientError) -> Answer:
+def _named(error: aiohttp.ClientError) -> Answer:  # noqa: C901 - one table of names
     """Give the failure a name that people can search for."""
     cause = getattr(error, "os_error", None)
     match error:

@@ -48,7 +48,7 @@ class Tower(Struct, frozen=True):
             decision = decide(answer, claim.charged, ended_ms, self.policy, self.random)
         record = AttemptRecorded(
             claim.seq, webhook.number, number, started_ms, max(ended_ms - started_ms, 0), answer.status, answer.error,
-            answer.detail, answer.excerpt, decision.effect, decision.charged, decision.due_ms, decision.reason,
+            _clean(answer.detail), answer.excerpt, decision.effect, decision.charged, decision.due_ms, decision.reason,
         )  # fmt: skip
         return record, answer
 
@@ -69,7 +69,7 @@ class Tower(Struct, frozen=True):
         }
         if webhook.credentials.userinfo:
             headers["authorization"] = _basic(webhook.credentials.userinfo)
-        timeout_s = (webhook.settings.timeout_ms or self.timeout_ms) / 1000 + len(copy) / _MIB
+        timeout_s = (webhook.settings.timeout_ms or self.timeout_ms) / 1000 + len(copy) // _MIB
         return Parcel(url, headers, copy, timeout_s, trusted=webhook.source == "environment")
 
 
@@ -86,6 +86,11 @@ def note(log: structlog.typing.FilteringBoundLogger, claim: Claim, record: Attem
         detail=record.reason or answer.detail,
         next_ms=record.due_ms,
     )
+
+
+def _clean(text: str) -> str:
+    """Return text that can be recorded: aiohttp reads bytes of a header that are not UTF-8 as lone surrogates."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _rfc3339(ms: int) -> str:

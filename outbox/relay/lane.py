@@ -47,6 +47,7 @@ class Lane:
         self._let_go: set[int] = set()
         self._ready: deque[tuple[Claim, bytes | None]] = deque()
         self._crew = 0
+        self._low_water = self._high_water = 0
         self._changed = anyio.Event()
         self._moved = anyio.Event()
         self._stopping = False
@@ -73,7 +74,7 @@ class Lane:
     async def run(self) -> None:
         """Deliver until there is nothing to do for a while, the webhook is off or gone, or `stop`."""
         async with anyio.create_task_group() as tasks:
-            while self._on():
+            while self._webhook() is not None:
                 self._changed = anyio.Event()
                 await self._around.recorder.wait_until_clear()
                 claims = await self._claim()
@@ -86,19 +87,22 @@ class Lane:
         while self._taken:
             await self._motion()
 
-    def _on(self) -> bool:
-        webhook = self._webhook()
-        return webhook is not None and webhook.settings.enabled and not self._stopping
-
     def _webhook(self) -> Webhook | None:
-        return self._around.journal.webhooks.get(self.number)
+        """Return the webhook as it stands if this lane has to deliver to it."""
+        webhook = self._around.journal.webhooks.get(self.number)
+        return webhook if webhook is not None and webhook.settings.enabled and not self._stopping else None
 
     def _limit(self) -> int:
         """Return how many POSTs may be in flight now."""
         webhook = self._webhook()
-        if webhook is None or not self._on() or self._around.tower.clock.now_ms() < self._paused_until_ms:
+        if webhook is None or self._around.tower.clock.now_ms() < self._paused_until_ms:
             return 0
         return webhook.settings.concurrency
+
+    def _full(self, limit: int) -> bool:
+        """Say whether the crew has enough before it, or too many outcomes are not on disk yet."""
+        self._low_water, self._high_water = max(limit, PAGE // 2), limit + 2 * PAGE
+        return len(self._ready) > self._low_water or len(self._taken) > self._high_water
 
     async def _motion(self) -> None:
         """Wait until a delivery leaves the lane's hands, or the crew has little left to do."""
@@ -161,26 +165,28 @@ class Lane:
                 raise
             self._taken.update(claim.seq for claim in few)
             self._ready.extend((claim, bodies.pop(claim.seq, None)) for claim in few)
-            self._man(tasks)
-            while self._limit() and (len(self._ready) > self._limit() or len(self._taken) > self._limit() + 2 * PAGE):
+            limit = self._man(tasks)
+            while limit and self._full(limit):
                 await self._motion()
-                self._man(tasks)
-            if not self._limit():
+                limit = self._man(tasks)
+            if not limit:
                 self._put_back()
                 return
 
-    def _man(self, tasks: TaskGroup) -> None:
-        """Call up as many tasks as there is work for, within the limit."""
-        for _ in range(min(self._limit() - self._crew, len(self._ready))):
+    def _man(self, tasks: TaskGroup) -> int:
+        """Call up as many tasks as there is work for, within the limit; return the limit."""
+        limit = self._limit()
+        for _ in range(min(limit - self._crew, len(self._ready))):
             self._crew += 1
             tasks.start_soon(self._work)
+        return limit
 
     async def _work(self) -> None:
         """Make attempts while there are some to make; the next one never waits for the last one's record."""
         try:
             while self._ready and self._crew <= self._limit():
                 claim, body = self._ready.popleft()
-                if len(self._ready) == self._limit():
+                if len(self._ready) == self._low_water:
                     self._moved.set()
                 await self._fly(claim, body)
                 body = None
@@ -211,7 +217,7 @@ class Lane:
     def _release(self, seq: int) -> None:
         self._taken.discard(seq)
         self._let_go.add(seq)
-        if not self._taken or len(self._taken) == PAGE:
+        if not self._taken or len(self._taken) == self._high_water:
             self._moved.set()
 
     def _put_back(self) -> None:
