@@ -1,5 +1,6 @@
 # ruff: noqa: T201 - pytest shows what a failed test printed: its seed, its moments
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from tests.harness import Receiver, Service
 ROUNDS = 20
 BACKLOG_ROUNDS = 6
 SEED = 20_260_731
+DEATHS = {"decided": 3, "written": 30, "committed": 7, "answered": 20, "posted": 40}
+"""The steps at which `dies_at` kills the service, and the how-manieth time it gets there."""
 
 TROUBLED = {
     "WEBHOOK_GLOBAL_ENABLED": "true",
@@ -84,6 +87,32 @@ async def test_a_backlog_survives_kill_9_while_it_is_relayed(tmp_path: Path) -> 
         assert await service.stop() == 0
         report = await service.verify()
     assert report["events"] >= len(load.ledger.accepted) > 100
+
+
+async def test_a_death_between_any_two_steps_loses_nothing(tmp_path: Path) -> None:
+    """Killed before, in and after a commit, before its answer is sent, or with an answer not recorded: all arrives."""
+    load = Load(random.Random(SEED + 3))
+    async with Receiver() as everywhere, Receiver() as local:
+        service = Service(tmp_path, WEBHOOK_GLOBAL_URL=everywhere.url, **TROUBLED)
+        genuine = service.program
+        await started(service, local)
+        await service.stop()
+        for step, times in DEATHS.items():
+            service.program = ["-m", "tests.faults.dies_at", "serve"]
+            service.settings |= {"FAULT_STEP": step, "FAULT_TIMES": str(times)}
+            await service.start()
+            await load.produce(service.address)
+            assert await service.wait() == -signal.SIGKILL, step
+            await service.verify()
+            service.program = genuine
+            await service.start()
+            await load.repeat(service.address)
+            assert await service.stop() == 0
+        await service.start()
+        await assert_all_arrived(service, load, everywhere, local)
+        assert await service.stop() == 0
+        await service.verify()
+    assert load.ledger.repeated > len(DEATHS)
 
 
 @pytest.mark.parametrize("planted", [True, False])
