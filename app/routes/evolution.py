@@ -6,8 +6,9 @@ from litestar import Request, Response, get, post
 from litestar.params import Parameter
 from msgspec import UNSET
 
+from app.evolution_schemas import EvolutionIn, EvolutionOut, EvolutionWebhookIn, show_evolution
 from app.routes.bodies import read_struct
-from app.schemas import EvolutionIn, EvolutionOut, EvolutionWebhookIn, credentials_from, show_evolution
+from app.webhook_schemas import credentials_from
 from outbox.domain.events import check_instance
 from outbox.domain.webhooks import Credentials, Settings, Webhook, canonical_events
 from outbox.engine import Engine

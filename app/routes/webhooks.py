@@ -6,7 +6,7 @@ from litestar import Request, Response, delete, get, put
 from litestar.params import Parameter
 
 from app.routes.bodies import read_struct
-from app.schemas import WebhookIn, WebhookOut, credentials_from, show_webhook
+from app.webhook_schemas import WebhookIn, WebhookOut, credentials_from, show_webhook
 from outbox.domain.errors import NotFoundError
 from outbox.domain.events import check_instance
 from outbox.domain.webhooks import Credentials, Settings, Webhook, canonical_events
