@@ -9,9 +9,10 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
+from app.intake import Intake, Receive
 from app.problems import PROBLEM_JSON, ProblemError, evolution_shape, problem_for
 from app.routes import evolution, health, inspection, webhooks
-from app.routes.ingest import Ingest, Receive, Scope, Send
+from app.routes.ingest import Ingest, Scope, Send
 from app.security import Keys, api_key_guard
 from app.settings import Settings
 from outbox.domain.errors import OutboxError
@@ -25,7 +26,7 @@ _log = structlog.get_logger("http")
 def create_app(engine: Engine, settings: Settings) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """Return the service as an ASGI application around an open engine."""
     keys = Keys(settings.api_key, settings.ingest_token)
-    ingest = Ingest(engine, keys, settings["OUTBOX_MAX_BODY_BYTES"])
+    ingest = Ingest(engine, keys, Intake(settings["OUTBOX_MAX_BODY_BYTES"], settings["OUTBOX_INGEST_BYTES"]))
     framework = Litestar(
         route_handlers=[
             webhooks.put_local,

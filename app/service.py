@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 
 from app.asgi import create_app
+from app.protocol import PatientProtocol
 from app.settings import Settings, with_keys
 from outbox import __version__
 from outbox.domain.errors import CannotStartError
@@ -44,7 +45,7 @@ async def serve(settings: Settings) -> None:
         server = _Server(
             uvicorn.Config(
                 create_app(engine, settings),
-                http="httptools",
+                http=PatientProtocol,
                 loop="none",
                 lifespan="off",
                 log_config=None,

@@ -152,6 +152,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("OUTBOX_ROUTE_STYLE", _choice("documented", "evolution"), "documented", "documented or evolution"),
     Variable("OUTBOX_IDEMPOTENCY_WINDOW", _amount(_UNITS_S), "24h", _DURATION),
     Variable("OUTBOX_MAX_BODY_BYTES", _amount(_UNITS_B), "136MiB", _BYTES),
+    Variable("OUTBOX_INGEST_BYTES", _amount(_UNITS_B), "256MiB", _BYTES),
     Variable("OUTBOX_QUEUE_BYTES", _amount(_UNITS_B), "256MiB", _BYTES),
     Variable("OUTBOX_DELIVERY_BYTES", _amount(_UNITS_B), "256MiB", _BYTES),
     Variable("OUTBOX_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "info", "debug, info, warning or error"),

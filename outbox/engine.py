@@ -14,15 +14,15 @@ from outbox.domain.addresses import AddressPolicy
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.errors import CannotStartError
 from outbox.domain.events import Event
-from outbox.domain.ids import key_digest
+from outbox.domain.ids import body_digest, key_digest
 from outbox.domain.retrying import RetryPolicy
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook, split_userinfo
 from outbox.journal.claims import Claims
-from outbox.journal.commands import Accept, Accepted, DeleteWebhook, SetWebhook
+from outbox.journal.commands import Accept, AcceptBatch, Accepted, DeleteWebhook, Key, SetWebhook
 from outbox.journal.folding import Progress, Report, verify
 from outbox.journal.ledger import load_webhooks
-from outbox.journal.reading import EventView, Stats, gather_stats, state_word, view_event
+from outbox.journal.reading import EventView, Stats, event_ids, gather_stats, state_word, view_event
 from outbox.journal.writer import Journal
 from outbox.relay.addresses import judge_url
 from outbox.relay.budget import ByteBudget
@@ -89,6 +89,10 @@ class Inspector:
         """Return all there is about an event. Raises NotFoundError."""
         return await view_event(self._reader, event_id)
 
+    async def event_ids(self, first: int, count: int) -> list[bytes]:
+        """Return the ids of events that were accepted in a row."""
+        return await event_ids(self._reader, first, count)
+
     async def stats(self) -> Stats:
         """Return the numbers of it all."""
         return await gather_stats(self._reader)
@@ -96,6 +100,14 @@ class Inspector:
     async def verify(self, progress: Progress) -> Report:
         """Check log, projections, bodies and file, beside a running service or without one."""
         return await verify(self._reader, self._head.read(), progress)
+
+
+class AcceptedBatch(Struct, frozen=True):
+    """The answer to an accepted batch: the events are numbered in a row from `first_seq`."""
+
+    first_seq: int
+    ids: list[bytes]
+    replayed: bool = False
 
 
 class Parts(Struct, frozen=True):
@@ -142,14 +154,27 @@ class Engine:
 
         Raises ConflictError, BusyError and OutcomeUnknownError.
         """
-        return await self._journal.submit(
-            Accept(
-                event,
-                self._clock.now_ms(),
-                key_digest("events", idempotency_key) if idempotency_key else b"",
-                self._config.idempotency_window_s * 1000,
-            )
-        )
+        key = self._key("events", idempotency_key, event.digest) if idempotency_key else None
+        return await self._journal.submit(Accept(event, self._clock.now_ms(), key))
+
+    async def accept_repeatable(self, event: Event) -> Accepted:
+        """Accept an event whose sender repeats it byte for byte when in doubt: its body is its key."""
+        key = self._key("ingest", event.digest, event.digest)
+        return await self._journal.submit(Accept(event, self._clock.now_ms(), key))
+
+    async def accept_batch(self, events: list[Event], body: bytes, idempotency_key: bytes = b"") -> AcceptedBatch:
+        """Return once all `events`, which came as one `body`, are on disk; on an error none of them is.
+
+        Raises ConflictError, BusyError and OutcomeUnknownError.
+        """
+        key = self._key("batch", idempotency_key, body_digest(body)) if idempotency_key else None
+        first, ids = await self._journal.submit(AcceptBatch(events, self._clock.now_ms(), key))
+        if ids:
+            return AcceptedBatch(first, ids)
+        return AcceptedBatch(first, await self.inspector.event_ids(first, len(events)), replayed=True)
+
+    def _key(self, scope: str, key: bytes, request: bytes) -> Key:
+        return Key(key_digest(scope, key), request, self._config.idempotency_window_s * 1000)
 
     async def set_local(
         self,

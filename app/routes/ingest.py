@@ -4,144 +4,165 @@ This is the one path where every microsecond counts, and where the body must rea
 framework costs about as much as the rest of it together (`docs/decisions/`).
 """
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 from typing import Any
 
+import anyio.lowlevel
 import msgspec
+import structlog
 
+from app.intake import JSON, NDJSON, BodyReader, ClientGoneError, Headers, Intake, Message, Receive, media_type
 from app.problems import PROBLEM_JSON, ProblemError, problem_for
 from app.security import Keys
-from outbox.domain.errors import OutboxError, TooLargeError
-from outbox.domain.events import MAX_HOPS, read_event, read_evolution_event
+from outbox.domain.batches import read_array, read_lines
+from outbox.domain.errors import InvalidError, OutboxError, TooLargeError
+from outbox.domain.events import MAX_HOPS, Event, read_event, read_evolution_event
 from outbox.domain.ids import event_text
 from outbox.engine import Engine
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
+Scope = Message
 Send = Callable[[Message], Awaitable[None]]
 
-_JSON = [(b"content-type", b"application/json")]
-_REPLAYED = [*_JSON, (b"idempotency-replayed", b"true")]
-_KEY_MAX_BYTES = 255
+BATCH_MAX_EVENTS = 10_000
+BATCH_MAX_BYTES = 16 * 1024 * 1024
+
+_OWN_PATHS = frozenset({"/events", "/events/batch"})
 _LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
+_KEY_MAX_BYTES = 255
+_EVENTS_AT_ONCE = 250
+
+_JSON = [(b"content-type", JSON)]
+_REPLAYED = [*_JSON, (b"idempotency-replayed", b"true")]
+
+_encode = msgspec.json.Encoder().encode
+_log = structlog.get_logger("http")
 
 
-class _Receipt(msgspec.Struct):
+class Receipt(msgspec.Struct):
+    """The answer to one event."""
+
     id: str
     seq: int
     deliveries: int
 
 
-class ClientGoneError(Exception):
-    """The client closed the connection before its body was complete: there is nobody to answer."""
+class BatchReceipt(msgspec.Struct):
+    """The answer to a batch."""
+
+    accepted: int
+    first_seq: int
+    last_seq: int
+    ids: list[str]
 
 
 class Ingest:
-    """Serves `POST /events` and `POST /ingest...`."""
+    """Serves `POST /events`, `POST /events/batch` and `POST /ingest...`."""
 
-    def __init__(self, engine: Engine, keys: Keys, max_body_bytes: int) -> None:
-        """Accept into `engine` what `keys` let through, up to `max_body_bytes` each."""
+    def __init__(self, engine: Engine, keys: Keys, intake: Intake) -> None:
+        """Accept into `engine` what `keys` let through, within the bounds of `intake`."""
         self._engine = engine
         self._keys = keys
-        self._max_body_bytes = max_body_bytes
-        self._encode = msgspec.json.Encoder().encode
+        self._intake = intake
 
     @staticmethod
     def serves(scope: Scope) -> bool:
-        """Say whether a request is for this application."""
+        """Say whether a request is for this application: looking at events is Litestar's."""
         path: str = scope["path"]
         if not path.startswith(("/events", "/ingest")) or scope["type"] != "http":
             return False
-        if path == "/events":
+        if path in _OWN_PATHS:
             return scope["method"] not in _LOOKING
         return path == "/ingest" or path.startswith("/ingest/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = dict(scope["headers"])
+        path = scope["path"]
+        serve = self._event if path == "/events" else self._batch if path == "/events/batch" else self._evolution
+        reader = BodyReader(self._intake)
         try:
-            if scope["path"] == "/events":
-                receipt, answer_headers = await self._events(scope, headers, receive)
-            else:
-                receipt, answer_headers = await self._evolution(scope, headers, receive)
+            receipt, replayed = await serve(scope, headers, reader, receive)
         except ClientGoneError:
             return
-        except (OutboxError, ExceptionGroup) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            if not isinstance(error, OutboxError):
+                _log.exception("request.failed", path=path)
             await _refuse(error, send)
             return
-        await _answer(send, 202, answer_headers, self._encode(receipt))
+        finally:
+            reader.close()
+        await _answer(send, 202, _REPLAYED if replayed else _JSON, _encode(receipt))
 
-    async def _events(
-        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
-    ) -> tuple[_Receipt, list[Any]]:
+    async def _event(
+        self, scope: Scope, headers: Headers, reader: BodyReader, receive: Receive
+    ) -> tuple[Receipt, bool]:
         self._keys.check_api_key(headers)
         _check_method(scope)
-        key = headers.get(b"idempotency-key", b"")
-        if len(key) > _KEY_MAX_BYTES:
-            raise ProblemError(422, f"an idempotency key has at most {_KEY_MAX_BYTES} bytes - at `Idempotency-Key`")
-        body = await self._body(headers, receive)
-        accepted = await self._engine.accept(read_event(body, _hops(headers)), key)
-        receipt = _Receipt(event_text(accepted.id), accepted.seq, accepted.deliveries)
-        return receipt, _REPLAYED if accepted.replayed else _JSON
+        key = _idempotency_key(headers)
+        media_type(headers)
+        event = read_event(await reader.read(headers, receive), _hops(headers))
+        accepted = await self._engine.accept(event, key)
+        return Receipt(event_text(accepted.id), accepted.seq, accepted.deliveries), accepted.replayed
+
+    async def _batch(
+        self, scope: Scope, headers: Headers, reader: BodyReader, receive: Receive
+    ) -> tuple[BatchReceipt, bool]:
+        self._keys.check_api_key(headers)
+        _check_method(scope)
+        key = _idempotency_key(headers)
+        reader.limit(BATCH_MAX_BYTES)
+        read = read_lines if media_type(headers, NDJSON) == NDJSON else read_array
+        body = await reader.read(headers, receive)
+        events = await _all(read(body, _hops(headers)))
+        accepted = await self._engine.accept_batch(events, body, key)
+        ids = [event_text(event) for event in accepted.ids]
+        receipt = BatchReceipt(len(ids), accepted.first_seq, accepted.first_seq + len(ids) - 1, ids)
+        return receipt, accepted.replayed
 
     async def _evolution(
-        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
-    ) -> tuple[_Receipt, list[Any]]:
+        self, scope: Scope, headers: Headers, reader: BodyReader, receive: Receive
+    ) -> tuple[Receipt, bool]:
         _check_method(scope)
         token = scope["path"].removeprefix("/ingest").lstrip("/").partition("/")[0]
         if not self._keys.is_ingest_token(token.encode()):
             # No token in the path: the first segment is the suffix of a local webhook that shows its key in a header.
             self._keys.check_ingest_key(headers)
-        body = await self._body(headers, receive)
-        accepted = await self._engine.accept(read_evolution_event(body, _hops(headers)))
-        return _Receipt(event_text(accepted.id), accepted.seq, accepted.deliveries), _JSON
+        media_type(headers)
+        event = read_evolution_event(await reader.read(headers, receive), _hops(headers))
+        accepted = await self._engine.accept_repeatable(event)
+        return Receipt(event_text(accepted.id), accepted.seq, accepted.deliveries), accepted.replayed
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """Return the whole body. Raises ProblemError, TooLargeError, ClientGoneError."""
-        _check_content(headers)
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            raise self._too_large()
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False) and message["type"] == "http.request":
-            return self._measured(body)
-        parts, size = [body], len(body)
-        while message.get("more_body", False):
-            message = await receive()
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._max_body_bytes:
-                raise self._too_large()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        return b"".join(parts)
 
-    def _measured(self, body: bytes) -> bytes:
-        if len(body) > self._max_body_bytes:
-            raise self._too_large()
-        return body
-
-    def _too_large(self) -> TooLargeError:
-        return TooLargeError(f"the body is over the limit of {self._max_body_bytes} bytes (OUTBOX_MAX_BODY_BYTES)")
+async def _all(events: Iterator[Event]) -> list[Event]:
+    """Read all events of a batch, letting others have the loop now and then. Raises InvalidError, TooLargeError."""
+    found: list[Event] = []
+    while few := list(islice(events, _EVENTS_AT_ONCE)):
+        found += few
+        if len(found) > BATCH_MAX_EVENTS:
+            msg = f"a batch has at most {BATCH_MAX_EVENTS} events"
+            raise TooLargeError(msg)
+        await anyio.lowlevel.checkpoint()
+    if not found:
+        msg = "the batch is empty"
+        raise InvalidError(msg)
+    return found
 
 
 def _check_method(scope: Scope) -> None:
     if scope["method"] != "POST":
-        raise ProblemError(405, "events are posted here", {"allow": "POST"})
+        allowed = "GET, HEAD, OPTIONS, POST" if scope["path"] == "/events" else "POST"
+        raise ProblemError(405, "events are posted here", {"allow": allowed})
 
 
-def _check_content(headers: Mapping[bytes, bytes]) -> None:
-    if b"content-encoding" in headers:
-        raise ProblemError(415, "a body with a Content-Encoding is not taken: send it as it is")
-    kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-    if kind != b"application/json" and not kind.endswith(b"+json"):
-        shown = kind.decode("latin-1")[:80]
-        raise ProblemError(415, f"the content type is {shown!r}: send application/json", {"accept": "application/json"})
+def _idempotency_key(headers: Headers) -> bytes:
+    key = headers.get(b"idempotency-key") or headers.get(b"webhook-id", b"")
+    if len(key) > _KEY_MAX_BYTES:
+        raise ProblemError(422, f"an idempotency key has at most {_KEY_MAX_BYTES} bytes - at `Idempotency-Key`")
+    return key
 
 
-def _hops(headers: Mapping[bytes, bytes]) -> int:
+def _hops(headers: Headers) -> int:
     """Return how many relays an event has been through. Raises ProblemError when it goes in circles."""
     text = headers.get(b"x-outbox-hops", b"0")
     hops = int(text) if text.isdigit() and len(text) < 10 else 0  # noqa: PLR2004 - far more than any chain of relays

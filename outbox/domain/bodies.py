@@ -37,11 +37,20 @@ _TEXT = msgspec.json.Decoder(str)
 _T = TypeVar("_T")
 
 
-def check_text(body: bytes) -> None:
-    """Refuse what no JSON parser should be handed: a byte-order mark, invalid UTF-8, more than 200 levels.
+def check_text(body: bytes, levels: int = MAX_DEPTH) -> None:
+    """Refuse what no JSON parser should be handed: a byte-order mark, invalid UTF-8, more than so many levels.
 
     Raises MalformedError, with the offset in bytes where there is one.
     """
+    check_encoding(body)
+    # Counting every bracket, those inside strings too, clears nearly all bodies without a look at their structure.
+    if body.count(b"{") + body.count(b"[") > levels and _depth(body) > levels:
+        msg = f"the body is nested more than {levels} levels deep"
+        raise MalformedError(msg)
+
+
+def check_encoding(body: bytes) -> None:
+    """Refuse a byte-order mark and invalid UTF-8. Raises MalformedError."""
     if body.startswith(_BOM):
         msg = "the body starts with a byte-order mark: send plain UTF-8"
         raise MalformedError(msg)
@@ -51,10 +60,6 @@ def check_text(body: bytes) -> None:
         except UnicodeDecodeError as error:
             msg = f"the body is not valid UTF-8 (byte {error.start})"
             raise MalformedError(msg) from error
-    # Counting every bracket, those inside strings too, clears nearly all bodies without a look at their structure.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
-        msg = f"the body is nested more than {MAX_DEPTH} levels deep"
-        raise MalformedError(msg)
 
 
 def _depth(body: bytes) -> int:

@@ -24,6 +24,7 @@ class InvalidError(OutboxError):
     def __init__(self, detail: str, where: str = "$") -> None:
         """Name the place as a JSON path such as `$.instance`."""
         super().__init__(f"{detail} - at `{where}`")
+        self.problem = detail
         self.where = where
 
 

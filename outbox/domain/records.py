@@ -22,7 +22,8 @@ class EventAccepted(Struct, frozen=True, array_like=True, tag=1, gc=False):
     """An event was accepted, and this is whom it must reach: `targets` are webhook numbers, fixed here for good.
 
     `digest` is the SHA-256 of the body, `size` its bytes; `dated` says whether the body has a `date_time` of its own;
-    `idempotency` is the 16-byte digest of the producer's key, or empty.
+    `idempotency` is the 16-byte digest of the producer's key, or empty. The first event of a batch with a key holds
+    the number of its events in `batch` and the SHA-256 of the whole batch in `request`; elsewhere the body's is meant.
     """
 
     id: bytes
@@ -36,6 +37,8 @@ class EventAccepted(Struct, frozen=True, array_like=True, tag=1, gc=False):
     dated: bool
     hops: int
     idempotency: bytes
+    batch: int = 1
+    request: bytes = b""
 
 
 class AttemptRecorded(Struct, frozen=True, array_like=True, tag=2, gc=False):

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, TypeVar
 from msgspec import Struct, structs
 
 from outbox.domain.deliveries import Effect, State
-from outbox.domain.errors import ConflictError, NotFoundError
+from outbox.domain.errors import ConflictError, CorruptError, NotFoundError
 from outbox.domain.events import Event
 from outbox.domain.records import AttemptRecorded, DeliveriesBuried, EventAccepted, WebhookSet, decode
 from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook, check_settings
@@ -48,17 +48,42 @@ class Accepted(Struct, frozen=True, gc=False):
     replayed: bool = False
 
 
-class Accept(Struct, frozen=True, gc=False):
-    """Accept one event: route it, and record it with its deliveries.
+class Key(Struct, frozen=True, gc=False):
+    """An idempotency key: its 16-byte digest, the SHA-256 of what was sent under it, and how long it counts."""
 
-    `key` is the 16-byte digest of the idempotency key, or empty; a known key is a repeat while its event is younger
-    than `window_ms`.
-    """
+    digest: bytes
+    request: bytes
+    window_ms: int
+
+    def known(self, ledger: Ledger, now_ms: int) -> tuple[int, EventAccepted] | None:
+        """Return the event (the first, of a batch) accepted under this key within the window, with its seq.
+
+        Raises ConflictError when something else was sent under the key.
+        """
+        seq, record = ledger.accepted_keys.get(self.digest, (0, None))
+        if record is None:
+            fact = ledger.facts.keys.get(self.digest)
+            if fact is None:
+                return None
+            earlier = decode(fact.record)
+            if not isinstance(earlier, EventAccepted):
+                msg = f"the record {fact.event}, which an idempotency key points at, is no event's"
+                raise CorruptError(msg)
+            seq, record = fact.event, earlier
+        if record.at_ms + self.window_ms <= now_ms:
+            return None
+        if (record.request or record.digest) != self.request:
+            msg = "this idempotency key was used for another body: choose a new key for a new event"
+            raise ConflictError(msg)
+        return seq, record
+
+
+class Accept(Struct, frozen=True, gc=False):
+    """Accept one event: route it, and record it with its deliveries."""
 
     event: Event
     now_ms: int
-    key: bytes = b""
-    window_ms: int = 0
+    key: Key | None = None
 
     alone: ClassVar[bool] = False
 
@@ -69,41 +94,70 @@ class Accept(Struct, frozen=True, gc=False):
 
     def want(self, wants: Wants) -> None:
         """See `Command.want`."""
-        if self.key:
-            wants.keys.append(self.key)
+        if self.key is not None:
+            wants.keys.append(self.key.digest)
 
     def decide(self, ledger: Ledger) -> Accepted:
         """See `Command.decide`. Raises ConflictError when the key stands for another body."""
-        event = self.event
-        if self.key and (known := self._known(ledger)):
-            return known
-        targets = ledger.webhooks.targets(event.kind, event.instance)
-        record = EventAccepted(
-            ledger.new_event_id(self.now_ms), self.now_ms, event.kind, event.instance, event.digest, len(event.body),
-            event.ordering_key, targets, event.dated, event.hops, self.key,
-        )  # fmt: skip
-        seq = ledger.append(record)
-        ledger.add_body(seq, event.body)
-        ledger.touched.update(targets)
-        if self.key:
-            ledger.accepted_keys[self.key] = (seq, record)
-        return Accepted(record.id, seq, len(targets))
+        key = self.key
+        if key is not None and (known := key.known(ledger, self.now_ms)):
+            seq, record = known
+            return Accepted(record.id, seq, len(record.targets), replayed=True)
+        seq, record = _accept(ledger, self.event, self.now_ms, key.digest if key else b"")
+        if key is not None:
+            ledger.accepted_keys[key.digest] = (seq, record)
+        return Accepted(record.id, seq, len(record.targets))
 
-    def _known(self, ledger: Ledger) -> Accepted | None:
-        seq, record = ledger.accepted_keys.get(self.key, (0, None))
-        if record is None:
-            fact = ledger.facts.keys.get(self.key)
-            if fact is None:
-                return None
-            earlier = decode(fact.record)
-            assert isinstance(earlier, EventAccepted)  # noqa: S101 - what a key's event seq points at
-            seq, record = fact.event, earlier
-        if record.at_ms + self.window_ms <= self.now_ms:
-            return None
-        if record.digest != self.event.digest:
-            msg = "this idempotency key was used for another body: choose a new key for a new event"
-            raise ConflictError(msg)
-        return Accepted(record.id, seq, len(record.targets), replayed=True)
+
+class AcceptBatch(Struct, frozen=True):
+    """Accept many events, all or none, in one commit. `first` is the seq of the first; they are numbered in a row."""
+
+    events: list[Event]
+    now_ms: int
+    key: Key | None = None
+
+    alone: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """See `Command.size`."""
+        return sum(len(event.body) + _RECORD_BYTES for event in self.events)
+
+    def want(self, wants: Wants) -> None:
+        """See `Command.want`."""
+        if self.key is not None:
+            wants.keys.append(self.key.digest)
+
+    def decide(self, ledger: Ledger) -> tuple[int, list[bytes]]:
+        """See `Command.decide`; return the first seq and the ids, none of them when the batch is a repeat.
+
+        Raises ConflictError when the key stands for another batch.
+        """
+        key = self.key
+        if key is None:
+            accepted = [_accept(ledger, event, self.now_ms, b"") for event in self.events]
+        elif known := key.known(ledger, self.now_ms):
+            return known[0], []
+        else:
+            mark = (len(self.events), key.request)
+            accepted = [_accept(ledger, self.events[0], self.now_ms, key.digest, *mark)]
+            accepted += [_accept(ledger, event, self.now_ms, b"") for event in self.events[1:]]
+            ledger.accepted_keys[key.digest] = accepted[0]
+        return accepted[0][0], [record.id for _, record in accepted]
+
+
+def _accept(  # noqa: PLR0913, PLR0917 - the hot path, and the two last ones are rare
+    ledger: Ledger, event: Event, now_ms: int, key: bytes, batch: int = 1, request: bytes = b""
+) -> tuple[int, EventAccepted]:
+    targets = ledger.webhooks.targets(event.kind, event.instance)
+    record = EventAccepted(
+        ledger.new_event_id(now_ms), now_ms, event.kind, event.instance, event.digest, len(event.body),
+        event.ordering_key, targets, event.dated, event.hops, key, batch, request,
+    )  # fmt: skip
+    seq = ledger.append(record)
+    ledger.add_body(seq, event.body)
+    ledger.touched.update(targets)
+    return seq, record
 
 
 class RecordAttempt(Struct, frozen=True):

@@ -83,6 +83,16 @@ async def view_event(reader: Reader, event_id: str) -> EventView:
     )
 
 
+async def event_ids(reader: Reader, first: int, count: int) -> list[bytes]:
+    """Return the ids of `count` events that were accepted in a row from the seq `first`. Raises CorruptError."""
+    records = [decode(row.record) for row in await reader.log(first - 1, count)]
+    ids = [record.id for record in records if isinstance(record, EventAccepted)]
+    if len(ids) != count:
+        msg = f"the log has not the {count} events that followed {first}"
+        raise CorruptError(msg)
+    return ids
+
+
 async def gather_stats(reader: Reader) -> Stats:
     """Return the numbers, from counters."""
     counters = await reader.counters()

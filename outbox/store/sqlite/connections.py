@@ -18,6 +18,7 @@ MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
 
 _MIGRATIONS = Path(__file__).parent.parent / "sql" / "sqlite"
 _ROWS_AT_ONCE = (128, 16, 4, 1)
+_COPIED_BYTES = 65_536
 _DAMAGED = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 
 _T = TypeVar("_T")
@@ -122,8 +123,13 @@ def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Row], 
         while len(rows) - done >= size:
             sql = _many(statement, size, len(rows[0]), tail)
             # bytes, unlike bytearray, are first offered to sqlite3's adapters, which costs more than the insert.
-            values = chain.from_iterable(rows[done : done + size])
-            connection.execute(sql, [bytearray(value) if type(value) is bytes else value for value in values])
+            connection.execute(
+                sql,
+                [
+                    bytearray(value) if type(value) is bytes and len(value) < _COPIED_BYTES else value
+                    for value in chain.from_iterable(rows[done : done + size])
+                ],
+            )
             done += size
 
 

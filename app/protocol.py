@@ -1,0 +1,79 @@
+"""HTTP/1.1 with patience limits: what uvicorn's own protocol waits for without end is cut off here.
+
+A head must be complete within ten seconds. A body must not pause for ten seconds, and after the first ten seconds must
+have come at 64 KiB a second on average. Whoever is slower gets a 408 and loses the connection (RFC 9110, 15.5.9).
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.problems import PROBLEM_JSON, ProblemError, problem_for
+
+HEAD_S = 10.0
+BODY_PAUSE_S = 10.0
+BODY_BYTES_PER_S = 64 * 1024
+LOOK_EVERY_S = 1.0
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with one timer a connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start to wait for a head."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        now = self.loop.time()
+        self._waiting_since: float | None = now
+        self._body_since = self._last_byte = now
+        self._body_bytes = 0
+        self._look = self.loop.call_later(LOOK_EVERY_S, self._watch)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Note that something came; after an answer, the first byte begins the next head."""
+        self._last_byte = self.loop.time()
+        self._body_bytes += len(data)
+        if self._waiting_since is None and self.cycle is not None and self.cycle.response_complete:
+            self._waiting_since = self._last_byte
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """Stop to wait for a head, and start to measure the body."""
+        self._waiting_since = None
+        self._body_since, self._body_bytes = self._last_byte, 0
+        super().on_headers_complete()
+
+    def _watch(self) -> None:
+        now = self.loop.time()
+        self._look = self.loop.call_later(LOOK_EVERY_S, self._watch)
+        if self._waiting_since is not None:
+            if now - self._waiting_since > HEAD_S:
+                self._cut_off(f"the head of the request was not complete within {HEAD_S:g} s")
+        elif self._reading_body() and self._too_slow(now):
+            self._cut_off(f"the body came slower than {BODY_BYTES_PER_S // 1024} KiB/s, or paused too long")
+
+    def _reading_body(self) -> bool:
+        # While the application has not taken what is there, it is not the client that is slow.
+        cycle: Any = self.cycle
+        return cycle is not None and cycle.more_body and not cycle.response_complete and not self.flow.read_paused
+
+    def _too_slow(self, now: float) -> bool:
+        took_s = now - self._body_since
+        return now - self._last_byte > BODY_PAUSE_S or (
+            took_s > BODY_PAUSE_S and self._body_bytes < took_s * BODY_BYTES_PER_S
+        )
+
+    def _cut_off(self, detail: str) -> None:
+        self._look.cancel()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or not self.cycle.response_started:
+            body = problem_for(ProblemError(408, detail)).encode()
+            head = f"HTTP/1.1 408 Request Timeout\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.close()
