@@ -79,6 +79,51 @@ class Due(NamedTuple):
     record: bytes
 
 
+LOOKED_AT_ONCE = 20_000
+"""The rows that one step of a listing looks at, at most, so that none keeps its reader for long."""
+
+
+class EventFilter(Struct, frozen=True, kw_only=True):
+    """The events a listing is after; None means any. They were accepted from `since_ms` on and before `until_ms`."""
+
+    kind: str | None = None
+    instance: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+class Position(NamedTuple):
+    """Where a walk down the deliveries has come to: it goes on with those that compare less."""
+
+    event: int
+    webhook: int
+
+
+class FoundEvent(NamedTuple):
+    """An event that a listing found, with its encoded EventAccepted."""
+
+    seq: int
+    record: bytes
+
+
+class FoundDelivery(NamedTuple):
+    """A delivery that a listing found, with the encoded EventAccepted of its event."""
+
+    delivery: Delivery
+    record: bytes
+
+
+class Run(NamedTuple):
+    """One step of a listing, newest first: what it found, and where it has come to (None: to the end).
+
+    `spent` says that it has looked at as many rows as one step may, or has come to the end.
+    """
+
+    found: list[FoundDelivery]
+    reached: Position | None
+    spent: bool
+
+
 class Slice(NamedTuple):
     """Everything the log says, and the projections hold, about the events of a range, as of one instant."""
 
@@ -140,6 +185,24 @@ class Reader(Protocol):
 
     async def tail(self, after: int) -> Tail:
         """Return what follows the seq `after`, with the small projections of the same instant."""
+
+    async def event_floor(self, before: int) -> int:
+        """Return the seq of the last event that a walk down from `before` may look at, or 0 if it may see them all."""
+
+    async def events_between(self, span: tuple[int, int], wanted: EventFilter, limit: int) -> list[FoundEvent]:
+        """Return up to `limit` wanted events from the first to before the second seq of `span`, newest first."""
+
+    async def deliveries_below(self, before: Position, states: Sequence[int], wanted: EventFilter, limit: int) -> Run:
+        """Return up to `limit` deliveries of that webhook, in those states and of wanted events before that event."""
+
+    async def dead_below(self, before: Position, webhook: int | None, wanted: EventFilter, limit: int) -> Run:
+        """Return up to `limit` dead deliveries of wanted events, of one webhook or of all."""
+
+    async def any_since(self, since_ms: int, below: int) -> bool:
+        """Say whether an event below that seq was accepted at `since_ms` or later; never no by mistake."""
+
+    async def event_ids(self, seqs: Sequence[int]) -> dict[int, bytes]:
+        """Return the ids of events by seq; one that is not there is left out."""
 
     async def check(self) -> list[str]:
         """Return what the engine's own check finds wrong with the file; nothing when it is sound."""

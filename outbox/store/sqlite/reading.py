@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from outbox.domain.deliveries import Delivery
 from outbox.domain.projecting import EventRow, KeyRow, WebhookRow
-from outbox.store.protocol import Due, Head, LogRow, Slice, Tail
+from outbox.store.protocol import Due, EventFilter, FoundEvent, Head, LogRow, Position, Run, Slice, Tail
+from outbox.store.sqlite import listing
 from outbox.store.sqlite.connections import Hopper, connect, flat, groups, translated
 
 _LOG = "SELECT seq, subject, record, digest FROM log"
@@ -115,6 +116,30 @@ class SqliteReader:
     async def tail(self, after: int) -> Tail:
         """See `Reader.tail`."""
         return await self._run(_tail, after)
+
+    async def event_floor(self, before: int) -> int:
+        """See `Reader.event_floor`."""
+        return await self._run(listing.event_floor, before)
+
+    async def events_between(self, span: tuple[int, int], wanted: EventFilter, limit: int) -> list[FoundEvent]:
+        """See `Reader.events_between`."""
+        return await self._run(listing.events_between, span, wanted, limit)
+
+    async def deliveries_below(self, before: Position, states: Sequence[int], wanted: EventFilter, limit: int) -> Run:
+        """See `Reader.deliveries_below`."""
+        return await self._run(listing.deliveries_below, before, states, wanted, limit)
+
+    async def dead_below(self, before: Position, webhook: int | None, wanted: EventFilter, limit: int) -> Run:
+        """See `Reader.dead_below`."""
+        return await self._run(listing.dead_below, before, webhook, wanted, limit)
+
+    async def any_since(self, since_ms: int, below: int) -> bool:
+        """See `Reader.any_since`."""
+        return await self._run(listing.any_since, since_ms, below)
+
+    async def event_ids(self, seqs: Sequence[int]) -> dict[int, bytes]:
+        """See `Reader.event_ids`."""
+        return await self._run(listing.event_ids, seqs)
 
     async def check(self) -> list[str]:
         """See `Reader.check`."""
