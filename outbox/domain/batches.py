@@ -1,15 +1,24 @@
 """Many events in one body: a JSON array, or one JSON object a line (NDJSON)."""
 
+import re
 from collections.abc import Iterator
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from outbox.domain.bodies import MAX_DEPTH, check_encoding, check_text, decode_json, neutralised
 from outbox.domain.errors import InvalidError, MalformedError
 from outbox.domain.events import Event, read_event
 
+
+class _Shape(Struct, gc=False):
+    event: str
+    instance: str
+
+
+_SHAPES = msgspec.json.Decoder(list[_Shape])
 _ELEMENTS = msgspec.json.Decoder(list[Raw])
+_LINE = re.compile(rb"\S[^\n]*")
 
 
 def read_array(body: bytes, hops: int = 0) -> Iterator[Event]:
@@ -22,9 +31,11 @@ def read_array(body: bytes, hops: int = 0) -> Iterator[Event]:
 def read_lines(body: bytes, hops: int = 0) -> Iterator[Event]:
     """Yield the events of NDJSON; empty lines are passed over. Raises MalformedError, InvalidError naming the line."""
     check_encoding(body)
-    for number, line in enumerate(body.split(b"\n"), start=1):
-        if stripped := line.strip():
-            yield _event(stripped, hops, f"line {number}: $", f"line {number}")
+    number, at = 1, 0
+    for found in _LINE.finditer(body):  # sixteen million empty lines cost no list of them
+        number += body.count(b"\n", at, found.start())
+        at = found.start()
+        yield _event(found[0].rstrip(), hops, f"line {number}: $", f"line {number}")
 
 
 def _event(element: bytes, hops: int, path: str, place: str) -> Event:
@@ -40,6 +51,8 @@ def _event(element: bytes, hops: int, path: str, place: str) -> Event:
 def _elements(body: bytes) -> list[bytes]:
     """Return the bytes of each element, as they came."""
     neutral = neutralised(body)
+    # Eight million elements that are no events are refused at the first, before a list of them is made.
+    decode_json(_SHAPES, neutral)
     raws = [bytes(raw) for raw in decode_json(_ELEMENTS, neutral)]
     if neutral == body:
         return raws
