@@ -41,6 +41,13 @@ class _Envelope(Struct):
     date_time: Raw | UnsetType = UNSET
 
 
+class _ServerEnvelope(Struct):
+    event: str
+    instance: str | UnsetType | None = UNSET
+    data: Raw | UnsetType = UNSET
+    date_time: Raw | UnsetType = UNSET
+
+
 class _MessageKey(Struct):
     remoteJid: str = ""  # noqa: N815 - the name on the wire
 
@@ -53,6 +60,7 @@ class _Chat(Struct):
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
+_SERVER_ENVELOPE = msgspec.json.Decoder(_ServerEnvelope)
 _CHAT = msgspec.json.Decoder(_Chat)
 _FIRST_CHAT = msgspec.json.Decoder(list[Raw])
 _LOOSE = msgspec.json.Decoder(dict[str, Raw])
@@ -64,7 +72,8 @@ def read_event(body: bytes, hops: int = 0) -> Event:
 
     Raises MalformedError and InvalidError (`where` is a JSON path).
     """
-    envelope = _read_envelope(body)
+    check_text(body)
+    envelope = decode_json(_ENVELOPE, body)
     kind = catalogue.find(envelope.event)
     if kind is None:
         known = catalogue.nearest(envelope.event)
@@ -85,12 +94,13 @@ def read_evolution_event(body: bytes, hops: int = 0) -> Event:
 
     Raises MalformedError and InvalidError (`where` is a JSON path).
     """
-    envelope = _read_envelope(body)
+    check_text(body)
+    envelope = decode_json(_SERVER_ENVELOPE, body)
     kind = catalogue.find(envelope.event) or catalogue.unknown(envelope.event)
     if kind is None:
         msg = f"{envelope.event[:80]!r} is not the name of an event: letters, digits and single . _ - between them"
         raise InvalidError(msg, "$.event")
-    instance = "" if isinstance(envelope.instance, UnsetType) else envelope.instance
+    instance = envelope.instance or ""  # null and "" mean what a missing member means
     if instance:
         check_instance(instance, slashes=True)
     return _event(envelope, kind.name, instance, body, hops)
@@ -143,12 +153,7 @@ def _loose_chat(members: dict[str, Raw]) -> str:
     return ""
 
 
-def _read_envelope(body: bytes) -> _Envelope:
-    check_text(body)
-    return decode_json(_ENVELOPE, body)
-
-
-def _event(envelope: _Envelope, kind: str, instance: str, body: bytes, hops: int) -> Event:
+def _event(envelope: _Envelope | _ServerEnvelope, kind: str, instance: str, body: bytes, hops: int) -> Event:
     data = None if isinstance(envelope.data, UnsetType) else envelope.data
     return Event(
         kind=kind,

@@ -115,6 +115,18 @@ def test_a_server_may_name_no_instance() -> None:
     assert (event.kind, event.instance, event.dated) == ("ERROR", "", True)
 
 
+@pytest.mark.parametrize("text", [b"null", b'""'])
+def test_a_server_may_have_no_instance_to_name(text: bytes) -> None:
+    """Null and an empty name mean what a missing member means; on our own API they are refused by their place."""
+    body = envelope().replace(b'"shop"', text)
+    event = read_evolution_event(body)
+    assert (event.instance, event.body) == ("", body)
+    assert event.ordering_key == ordering_key("", b"{}")
+    with pytest.raises(InvalidError) as refused:
+        read_event(body)
+    assert refused.value.where == "$.instance"
+
+
 def test_a_server_may_send_no_data() -> None:
     """Without data the ordering key is the instance's alone."""
     event = read_evolution_event(without("data"))
