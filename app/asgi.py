@@ -29,9 +29,12 @@ def create_app(engine: Engine, settings: Settings) -> Callable[[Scope, Receive, 
     ingest = Ingest(engine, keys, Intake(settings["OUTBOX_MAX_BODY_BYTES"], settings["OUTBOX_INGEST_BYTES"]))
     framework = Litestar(
         route_handlers=[
-            webhooks.put_local,
-            webhooks.get_local,
-            webhooks.delete_local,
+            webhooks.list_webhooks,
+            webhooks.put_webhook,
+            webhooks.get_webhook,
+            webhooks.delete_webhook,
+            webhooks.test_webhook,
+            webhooks.put_test,
             evolution.set_webhook,
             evolution.find_webhook,
             inspection.get_event,

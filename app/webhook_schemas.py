@@ -5,7 +5,9 @@ from msgspec import Struct
 from app.schemas import rfc3339, webhook_id
 from app.settings import MASK
 from outbox.domain.catalogue import RouteStyle
+from outbox.domain.errors import InvalidError
 from outbox.domain.webhooks import Credentials, Settings, Webhook
+from outbox.engine import Trial
 
 _DEFAULTS = Settings(url="")
 
@@ -44,6 +46,24 @@ class WebhookOut(Struct, kw_only=True):
     updated_at: str
 
 
+class WebhooksOut(Struct):
+    """A page of webhooks, the oldest first; `next` is the cursor of the page after it."""
+
+    items: list[WebhookOut]
+    next: str | None
+
+
+class TrialOut(Struct):
+    """What came of a test event; `answer` is the beginning of a failure's answer."""
+
+    url: str
+    status: int | None
+    error: str | None
+    detail: str | None
+    ms: int
+    answer: str | None
+
+
 def masked_url(webhook: Webhook) -> str:
     """Return a webhook's URL with the password masked."""
     user, _, _ = webhook.credentials.userinfo.partition(":")
@@ -56,13 +76,30 @@ def masked_headers(webhook: Webhook) -> dict[str, str]:
 
 
 def credentials_from(headers: dict[str, str], userinfo: str, known: Webhook | None) -> Credentials:
-    """Return credentials in which what was sent back masked is what it was."""
+    """Return credentials in which what was sent back masked is what it was.
+
+    Raises InvalidError where it was nothing.
+    """
     old = known.credentials if known else Credentials()
-    kept = {name: old.headers.get(name, value) if value == MASK else value for name, value in headers.items()}
     user, _, password = userinfo.partition(":")
-    if password == MASK and old.userinfo.partition(":")[0] == user:
+    if password == MASK:
+        if old.userinfo.partition(":")[0] != user:
+            msg = f"{MASK} stands for the password that was set, but for this user there is none"
+            raise InvalidError(msg, "$.url")
         userinfo = old.userinfo
-    return Credentials(headers=kept, userinfo=userinfo)
+    values = {name.lower(): value for name, value in old.headers.items()}
+    return Credentials(
+        headers={name: _unmasked(name, value, values) for name, value in headers.items()}, userinfo=userinfo
+    )
+
+
+def _unmasked(name: str, value: str, old: dict[str, str]) -> str:
+    if value != MASK:
+        return value
+    if name.lower() not in old:
+        msg = f"{MASK} stands for the value that was set, but this header has none"
+        raise InvalidError(msg, f"$.headers.{name}")
+    return old[name.lower()]
 
 
 def show_webhook(webhook: Webhook) -> WebhookOut:
@@ -84,4 +121,17 @@ def show_webhook(webhook: Webhook) -> WebhookOut:
         timeout_ms=settings.timeout_ms,
         created_at=rfc3339(webhook.created_ms),
         updated_at=rfc3339(webhook.updated_ms),
+    )
+
+
+def show_trial(trial: Trial) -> TrialOut:
+    """Return what came of a test event."""
+    answer = trial.answer
+    return TrialOut(
+        url=trial.url,
+        status=answer.status,
+        error=answer.error or None,
+        detail=answer.detail or None,
+        ms=trial.took_ms,
+        answer=answer.excerpt.decode(errors="replace") or None,
     )

@@ -12,12 +12,21 @@ from msgspec import Struct, structs
 from outbox import __version__
 from outbox.domain.addresses import AddressPolicy
 from outbox.domain.catalogue import RouteStyle
-from outbox.domain.errors import CannotStartError
+from outbox.domain.errors import CannotStartError, ConflictError, NotFoundError
 from outbox.domain.events import Event
 from outbox.domain.ids import body_digest, key_digest
 from outbox.domain.retrying import RetryPolicy
 from outbox.domain.routing import Webhooks
-from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook, split_userinfo
+from outbox.domain.webhooks import (
+    Address,
+    Credentials,
+    Settings,
+    Source,
+    Webhook,
+    check_address,
+    check_changeable,
+    split_userinfo,
+)
 from outbox.journal.claims import Claims
 from outbox.journal.commands import Accept, AcceptBatch, Accepted, DeleteWebhook, Key, SetWebhook
 from outbox.journal.folding import Progress, Report, verify
@@ -32,6 +41,7 @@ from outbox.relay.flight import Tower
 from outbox.relay.lane import Surroundings
 from outbox.relay.loop import Relay
 from outbox.relay.recorder import Recorder
+from outbox.relay.trial import Trial, try_out
 from outbox.store.protocol import Reader, Store
 from outbox.store.sqlite import open_reader, open_store
 from outbox.store.sqlite.files import HeadFile
@@ -45,6 +55,7 @@ __all__ = [
     "Report",
     "Stats",
     "SystemClock",
+    "Trial",
     "open_engine",
     "open_inspector",
     "rebuild_database",
@@ -116,6 +127,7 @@ class Parts(Struct, frozen=True):
     clock: Clock
     store: Store
     journal: Journal
+    tower: Tower
     relay: Relay
 
 
@@ -128,6 +140,7 @@ class Engine:
         self._config = config
         self._clock = parts.clock
         self._journal = parts.journal
+        self._tower = parts.tower
         self._relay = parts.relay
         self._store = parts.store
 
@@ -176,29 +189,48 @@ class Engine:
     def _key(self, scope: str, key: bytes, request: bytes) -> Key:
         return Key(key_digest(scope, key), request, self._config.idempotency_window_s * 1000)
 
-    async def set_local(
+    async def set_webhook(
         self,
-        instance: str,
-        name: str,
+        address: Address,
         url: str,
         settings_for: Callable[[str, str, Webhook | None], tuple[Settings, Credentials]],
     ) -> tuple[Webhook, bool]:
-        """Set a local webhook; return it and whether it is new. Raises InvalidError.
+        """Set a webhook; return it and whether it is new. Raises InvalidError and ConflictError.
 
         `settings_for` gets the URL without its user and password, these, and the webhook that is there now.
         """
+        check_address(address)
+        check_changeable(self.webhooks.find(*address))
         bare, userinfo = split_userinfo(url)
         if bare:
             await judge_url(bare, self._config.addresses)
-        return await self._journal.submit(
-            SetWebhook(
-                "instance", instance, name, "api", self._clock.now_ms(), lambda now: settings_for(bare, userinfo, now)
-            )
-        )
 
-    async def delete_webhook(self, scope: Scope, instance: str, name: str) -> Webhook:
-        """Delete a webhook; its unsettled deliveries are settled as dead soon after. Raises NotFoundError."""
-        return await self._journal.submit(DeleteWebhook(scope, instance, name, self._clock.now_ms()))
+        def settings(known: Webhook | None) -> tuple[Settings, Credentials]:
+            check_changeable(known)
+            return settings_for(bare, userinfo, known)
+
+        return await self._journal.submit(SetWebhook(address, "api", self._clock.now_ms(), settings))
+
+    async def delete_webhook(self, address: Address) -> Webhook:
+        """Delete a webhook; its unsettled deliveries are settled as dead soon after.
+
+        Raises NotFoundError and ConflictError.
+        """
+        return await self._journal.submit(DeleteWebhook(address, self._clock.now_ms()))
+
+    async def try_webhook(self, address: Address) -> Trial:
+        """Post a test event to a webhook now, enabled or not; nothing of it is recorded.
+
+        Raises NotFoundError, and ConflictError where there is no URL.
+        """
+        webhook = self.webhooks.find(*address)
+        if webhook is None:
+            msg = "there is no such webhook"
+            raise NotFoundError(msg)
+        if not webhook.settings.url:
+            msg = "this webhook has no URL to post to: set one first"
+            raise ConflictError(msg)
+        return await try_out(self._tower, webhook)
 
     async def rebuild(self) -> int:
         """Fold the projections again from the log while everything else waits; return the records folded."""
@@ -208,7 +240,7 @@ class Engine:
         """Record what the environment says of the global webhook, if that has changed since the last start."""
         wanted, known = self._config.global_webhook, self.webhooks.find("global")
         if wanted is None:
-            if known is None or known.source != "environment" or not known.settings.enabled:
+            if known is None or known.source != "environment":
                 return
             settings, credentials = structs.replace(known.settings, enabled=False), known.credentials
         else:
@@ -220,7 +252,7 @@ class Engine:
         # Once the environment is silent, the webhook is the API's to change.
         source: Source = "api" if wanted is None else "environment"
         await self._journal.submit(
-            SetWebhook("global", "", "", source, self._clock.now_ms(), lambda _now: (settings, credentials))
+            SetWebhook(Address("global"), source, self._clock.now_ms(), lambda _now: (settings, credentials))
         )
         _log.info("webhook.set", scope="global", source="environment", enabled=settings.enabled)
 
@@ -241,24 +273,25 @@ async def open_engine(config: EngineConfig, clock: Clock | None = None) -> Async
         await _compare_head(reader, head)
         journal = Journal(store, load_webhooks(*await reader.webhooks()), config.queue_bytes)
         courier = await stack.enter_async_context(Courier(config.addresses))
+        tower = Tower(
+            courier=courier,
+            clock=clock,
+            random=random.random,
+            policy=config.retry,
+            timeout_ms=config.timeout_ms,
+            route_style=config.route_style,
+            user_agent=f"evolution-outbox/{__version__}",
+        )
         relay = Relay(
             Surroundings(
                 journal=journal,
                 claims=claims,
                 recorder=Recorder(journal),
                 budget=ByteBudget(config.delivery_bytes),
-                tower=Tower(
-                    courier=courier,
-                    clock=clock,
-                    random=random.random,
-                    policy=config.retry,
-                    timeout_ms=config.timeout_ms,
-                    route_style=config.route_style,
-                    user_agent=f"evolution-outbox/{__version__}",
-                ),
+                tower=tower,
             )
         )
-        engine = Engine(config, Parts(clock, store, journal, relay), Inspector(reader, head))
+        engine = Engine(config, Parts(clock, store, journal, tower, relay), Inspector(reader, head))
         async with anyio.create_task_group() as writing:
             writing.start_soon(store.run)
             writing.start_soon(journal.run)

@@ -11,11 +11,16 @@ from outbox.domain.bodies import check_text, decode_json
 _T = TypeVar("_T")
 
 
-async def read_struct(request: Request[Any, Any, Any], kind: type[_T]) -> _T:
-    """Return the body as a `kind`. Raises ProblemError, MalformedError, InvalidError."""
+async def read_body(request: Request[Any, Any, Any]) -> bytes:
+    """Return the bytes of a body that is JSON text. Raises ProblemError, MalformedError."""
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media != "application/json" or "content-encoding" in request.headers:
         raise ProblemError(415, "settings are sent as application/json, without a Content-Encoding")
     body = await request.body()
     check_text(body)
-    return decode_json(msgspec.json.Decoder(kind), body)
+    return body
+
+
+async def read_struct(request: Request[Any, Any, Any], kind: type[_T]) -> _T:
+    """Return the body as a `kind`. Raises ProblemError, MalformedError, InvalidError."""
+    return decode_json(msgspec.json.Decoder(kind), await read_body(request))

@@ -1,26 +1,55 @@
-"""Our own REST face for the settings of webhooks."""
+"""Our own REST face for the settings of webhooks: global ones and those of instances, with a name or without."""
 
-from typing import Annotated
+import re
+from typing import Any
 
-from litestar import Request, Response, delete, get, put
-from litestar.params import Parameter
+from litestar import Request, Response, delete, get, post, put
+from litestar.di import Provide
 
+from app.paging import Cursor, Limit, read_limit
 from app.routes.bodies import read_struct
-from app.webhook_schemas import WebhookIn, WebhookOut, credentials_from, show_webhook
-from outbox.domain.errors import NotFoundError
-from outbox.domain.events import check_instance
-from outbox.domain.webhooks import Credentials, Settings, Webhook, canonical_events
+from app.webhook_schemas import (
+    TrialOut,
+    WebhookIn,
+    WebhookOut,
+    WebhooksOut,
+    credentials_from,
+    show_trial,
+    show_webhook,
+)
+from outbox.domain.errors import InvalidError, NotFoundError
+from outbox.domain.webhooks import Address, Credentials, Settings, Webhook, canonical_events, check_name
 from outbox.engine import Engine
 
-PATH = "/webhooks/instances/{instance:str}"
+_PATHS = [
+    "/webhooks/global",
+    "/webhooks/global/{name:str}",
+    "/webhooks/instances/{instance:str}",
+    "/webhooks/instances/{instance:str}/{name:str}",
+]
+_TEST_PATHS = [f"{path}/test" for path in _PATHS]
+_CURSOR = re.compile(r"wh_([0-9]{1,18})")
+_UNNAMED_TEST_PATHS = [path for path in _TEST_PATHS if "{name" not in path]
 
-Instance = Annotated[str, Parameter(description="the instance's name")]
+
+def _address(request: Request[Any, Any, Any]) -> Address:
+    """Return which webhook a path names. Raises InvalidError."""
+    if b"%2f" in request.scope["raw_path"].lower():
+        # It arrives here as a slash, and would pass for the one before a webhook's name.
+        msg = "an instance's name has no / or \\"
+        raise InvalidError(msg, "instance")
+    found = request.path_params
+    if "instance" in found:
+        return Address("instance", found["instance"], found.get("name", ""))
+    return Address("global", "", found.get("name", ""))
 
 
-@put(PATH, status_code=200)
-async def put_local(request: Request, engine: Engine, instance: Instance) -> Response[WebhookOut]:  # type: ignore[type-arg]
-    """Set the webhook of an instance, the whole of it: 201 when it is new."""
-    check_instance(instance, where="instance")
+_ADDRESS = {"address": Provide(_address, sync_to_thread=False)}
+
+
+@put(_PATHS, status_code=200, dependencies=_ADDRESS)
+async def put_webhook(request: Request[Any, Any, Any], engine: Engine, address: Address) -> Response[WebhookOut]:
+    """Set a webhook, the whole of it: 201 when it is new."""
     wanted = await read_struct(request, WebhookIn)
     events = canonical_events(wanted.events)
 
@@ -37,21 +66,57 @@ async def put_local(request: Request, engine: Engine, instance: Instance) -> Res
         )
         return settings, credentials_from(wanted.headers, userinfo, known)
 
-    webhook, new = await engine.set_local(instance, "", wanted.url, settings_for)
+    webhook, new = await engine.set_webhook(address, wanted.url, settings_for)
     return Response(show_webhook(webhook), status_code=201 if new else 200)
 
 
-@get(PATH)
-async def get_local(engine: Engine, instance: Instance) -> WebhookOut:
-    """Show the webhook of an instance."""
-    webhook = engine.webhooks.find("instance", instance)
+@put(_UNNAMED_TEST_PATHS, include_in_schema=False)
+async def put_test() -> None:
+    """Say why no webhook can be set here."""
+    check_name("test")
+
+
+@get(_PATHS, dependencies=_ADDRESS)
+async def get_webhook(engine: Engine, address: Address) -> WebhookOut:
+    """Show a webhook."""
+    webhook = engine.webhooks.find(*address)
     if webhook is None:
-        msg = f"the instance {instance!r} has no webhook"
+        msg = "there is no such webhook"
         raise NotFoundError(msg)
     return show_webhook(webhook)
 
 
-@delete(PATH, status_code=204)
-async def delete_local(engine: Engine, instance: Instance) -> None:
-    """Delete the webhook of an instance; what it had pending is settled as dead."""
-    await engine.delete_webhook("instance", instance, "")
+@delete(_PATHS, status_code=204, dependencies=_ADDRESS)
+async def delete_webhook(engine: Engine, address: Address) -> None:
+    """Delete a webhook; what it had pending is settled as dead."""
+    await engine.delete_webhook(address)
+
+
+@post(_TEST_PATHS, status_code=200, dependencies=_ADDRESS)
+async def test_webhook(engine: Engine, address: Address) -> TrialOut:
+    """Post a test event to a webhook now, enabled or not, and show what came of it; nothing of it is recorded."""
+    return show_trial(await engine.try_webhook(address))
+
+
+@get("/webhooks")
+async def list_webhooks(engine: Engine, limit: Limit = None, cursor: Cursor = None) -> WebhooksOut:
+    """Show all live webhooks, the oldest first."""
+    size, after = read_limit(limit), _after(cursor)
+    webhooks = sorted((webhook for webhook in engine.webhooks if webhook.number > after), key=_number)
+    page = [show_webhook(webhook) for webhook in webhooks[:size]]
+    return WebhooksOut(page, page[-1].id if len(webhooks) > size else None)
+
+
+def _number(webhook: Webhook) -> int:
+    return webhook.number
+
+
+def _after(cursor: str | None) -> int:
+    """Return the number of the last webhook shown so far, which is what the cursor names. Raises InvalidError."""
+    if cursor is None:
+        return 0
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        msg = "a cursor is what `next` of the page before said"
+        raise InvalidError(msg, "cursor")
+    return int(found[1])

@@ -8,7 +8,7 @@ offsets found in the copy are applied to the original.
 import re
 from collections.abc import Iterator
 from itertools import accumulate, tee
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -17,6 +17,7 @@ from outbox.domain.errors import InvalidError, MalformedError
 
 MAX_DEPTH = 200
 
+_CLOSED = b'"{['
 _EMPTY = frozenset({b"null", b'""'})
 _BOM = b"\xef\xbb\xbf"
 # Possessive quantifiers: a string of many megabytes costs no memory for the ways back into it.
@@ -115,44 +116,59 @@ def copy_for(body: bytes, destination: str, date_time: str | None) -> bytes:
     """
     url = msgspec.json.encode(destination)
     try:
-        members = _MEMBERS.decode(body)
+        found = _MEMBERS.decode(body)
     except msgspec.DecodeError:
         return _copy_by_offsets(body, url, date_time)
-    members["destination"] = Raw(url)
+    found["destination"] = Raw(url)
     if date_time is not None:
-        members.setdefault("date_time", Raw(msgspec.json.encode(date_time)))
-    return msgspec.json.encode(members)
+        found.setdefault("date_time", Raw(msgspec.json.encode(date_time)))
+    return msgspec.json.encode(found)
 
 
 def _copy_by_offsets(body: bytes, url: bytes, date_time: str | None) -> bytes:
-    members = list(_members(body))
-    names = {name for name, _, _ in members}
+    found = list(_members(body))
+    names = {name for name, _, _ in found}
     if "destination" not in names:
-        members.append(("destination", b'"destination"', url))
+        found.append(("destination", b'"destination"', url))
     if date_time is not None and "date_time" not in names:
-        members.append(("date_time", b'"date_time"', msgspec.json.encode(date_time)))
-    copied = (quoted + b":" + (url if name == "destination" else value) for name, quoted, value in members)
+        found.append(("date_time", b'"date_time"', msgspec.json.encode(date_time)))
+    copied = (quoted + b":" + (url if name == "destination" else value) for name, quoted, value in found)
     return b"{" + b",".join(copied) + b"}"
+
+
+class Member(NamedTuple):
+    """A member of a JSON object by offsets: from `start` to `named` its quoted name, `value` to `end` its value."""
+
+    name: str
+    start: int
+    named: int
+    value: int
+    end: int
+
+
+def members(text: bytes, start: int = 0, end: int | None = None) -> Iterator[Member]:
+    """Yield the members of the JSON object that `text[start:end]` is; no lone surrogate escape may be in it."""
+    values = _MEMBERS.decode(memoryview(text)[start:end])
+    found = _NAME.match(text, start)
+    while found:
+        name = _TEXT.decode(text[found.start(1) : found.end(1)])
+        behind = _end(text, found.end(), memoryview(values[name]))
+        yield Member(name, found.start(1), found.end(1), found.end(), behind)
+        found = _NAME.match(text, behind)
 
 
 def _members(body: bytes) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield the outermost members of a valid JSON object: the name, as it is written, and the value in no space."""
-    neutral = neutralised(body)
-    values = _MEMBERS.decode(neutral)
-    found = _NAME.match(body)
-    while found:
-        name = _TEXT.decode(neutral[found.start(1) : found.end(1)])
-        end = _end(neutral, found.end(), bytes(values[name]))
-        yield name, found[1], body[found.end() : end]
-        found = _NAME.match(body, end)
+    for member in members(neutralised(body)):
+        yield member.name, body[member.start : member.named], body[member.value : member.end]
 
 
-def _end(body: bytes, start: int, value: bytes) -> int:
+def _end(body: bytes, start: int, value: memoryview) -> int:
     """Return the offset behind the JSON value at `start`: it is `value`, unless its name stands there twice."""
+    if value[0] in _CLOSED and body.startswith(value, start):  # a value that says where it ends begins no longer one
+        return start + len(value)
     if simple := _SIMPLE.match(body, start):
         return simple.end()
-    if body.startswith(value, start):  # an object or array begins no longer one
-        return start + len(value)
     tokens, marks = tee(_TOKEN.finditer(body, start))
     depths = accumulate(_STEP.get(token[0][0], 0) for token in marks)
     return next(token.end() for token, depth in zip(tokens, depths, strict=True) if depth == 0)
@@ -160,8 +176,8 @@ def _end(body: bytes, start: int, value: bytes) -> int:
 
 def masked(body: bytes, names: frozenset[str], mask: bytes) -> bytes:
     """Return an accepted `body` with `mask` for the values of the outermost members `names` that hold something."""
-    members = (
+    shown = (
         quoted + b":" + (mask if name in names and value not in _EMPTY else value)
         for name, quoted, value in _members(body)
     )
-    return b"{" + b",".join(members) + b"}"
+    return b"{" + b",".join(shown) + b"}"

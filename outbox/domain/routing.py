@@ -5,7 +5,7 @@ from urllib.parse import quote, urlsplit
 
 from outbox.domain import catalogue
 from outbox.domain.catalogue import RouteStyle
-from outbox.domain.webhooks import Scope, Webhook
+from outbox.domain.webhooks import Address, Scope, Webhook
 
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _TARGETS_CACHED = 10_000
@@ -35,7 +35,7 @@ class Webhooks:
 
     def find(self, scope: Scope, instance: str = "", name: str = "") -> Webhook | None:
         """Return the webhook set under that scope, instance and name, or None."""
-        return self._by_address.get((scope, instance, name))
+        return self._by_address.get(Address(scope, instance, name))
 
     def targets(self, kind: str, instance: str) -> tuple[int, ...]:
         """Return the numbers of the webhooks that an event of `kind` on `instance` goes to, globals first."""

@@ -1,20 +1,23 @@
 """A webhook: a configured receiver, global or local to an instance. Its settings, and the checks they must pass."""
 
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
 
 from outbox.domain import catalogue
 from outbox.domain.catalogue import RouteStyle
-from outbox.domain.errors import InvalidError
+from outbox.domain.errors import ConflictError, InvalidError
+from outbox.domain.events import check_instance
 
 URL_MAX_LENGTH = 2048
 HEADERS_MAX = 50
 HEADER_VALUE_MAX_LENGTH = 4096
 CONCURRENCY_MAX = 1000
 TIMEOUT_MAX_MS = 600_000
+JWT_KEY = "jwt_key"
+"""The name of a header that is never sent: its value signs a token for every attempt."""
 
 Scope = Literal["global", "instance"]
 Source = Literal["api", "environment"]
@@ -23,6 +26,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _URL_CHARACTERS = re.compile(r"[^\x00-\x20\x7f<>\"\\^`{|}\ud800-\udfff]+")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RESERVED_NAME = "test"  # what `POST .../test` has in the place of a name
 _RESERVED_HEADERS = frozenset(
     {"host", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect", "cookie"}
 )
@@ -56,6 +60,19 @@ class Credentials(Struct, frozen=True, kw_only=True, omit_defaults=True):
     headers: dict[str, str] = {}
     userinfo: str = ""
 
+    @property
+    def jwt_key(self) -> str | None:
+        """The value of the header `jwt_key`, in any case of letters, or None."""
+        return next((value for name, value in self.headers.items() if name.lower() == JWT_KEY), None)
+
+
+class Address(NamedTuple):
+    """What is unique among live webhooks; the unnamed one of an instance is the one that Evolution's routes show."""
+
+    scope: Scope
+    instance: str = ""
+    name: str = ""
+
 
 class Webhook(Struct, frozen=True):
     """A webhook as it stands at some point of the log.
@@ -76,9 +93,9 @@ class Webhook(Struct, frozen=True):
     secret: bytes = b""
 
     @property
-    def address(self) -> tuple[Scope, str, str]:
+    def address(self) -> Address:
         """What is unique among live webhooks: scope, instance and name."""
-        return (self.scope, self.instance, self.name)
+        return Address(self.scope, self.instance, self.name)
 
     @property
     def url(self) -> str:
@@ -97,16 +114,26 @@ def check_settings(settings: Settings, credentials: Credentials) -> None:
     if credentials.userinfo and not _URL_CHARACTERS.fullmatch(credentials.userinfo):
         raise InvalidError(_ODD_CHARACTER, "$.url")
     check_headers(credentials.headers)
-    names = {name.lower() for name in credentials.headers}
-    if credentials.userinfo and names & {"authorization", "jwt_key"}:
-        msg = "user and password in the URL and an authorization header contradict each other"
-        raise InvalidError(msg, "$.headers")
+    _check_one_login(credentials)
     if not 1 <= settings.concurrency <= CONCURRENCY_MAX:
         msg = f"concurrency is 1 to {CONCURRENCY_MAX}"
         raise InvalidError(msg, "$.concurrency")
     if settings.timeout_ms is not None and not 1 <= settings.timeout_ms <= TIMEOUT_MAX_MS:
         msg = f"timeout_ms is 1 to {TIMEOUT_MAX_MS}"
         raise InvalidError(msg, "$.timeout_ms")
+
+
+def _check_one_login(credentials: Credentials) -> None:
+    names = {name.lower() for name in credentials.headers}
+    if credentials.userinfo and names & {"authorization", JWT_KEY}:
+        msg = "user and password in the URL and an authorization header contradict each other"
+        raise InvalidError(msg, "$.headers")
+    if {"authorization", JWT_KEY} <= names:
+        msg = "an authorization header and a jwt_key, which makes one, contradict each other"
+        raise InvalidError(msg, "$.headers")
+    if credentials.jwt_key == "":
+        msg = "a jwt_key that is empty can sign no token"
+        raise InvalidError(msg, f"$.headers.{JWT_KEY}")
 
 
 def check_url(url: str, where: str = "$.url") -> SplitResult:
@@ -148,10 +175,28 @@ def check_headers(headers: dict[str, str], where: str = "$.headers") -> None:
             raise InvalidError(msg, f"{where}.{name}")
 
 
+def check_changeable(webhook: Webhook | None) -> None:
+    """Refuse to change by API what the environment sets at every start. Raises ConflictError."""
+    if webhook is not None and webhook.source == "environment":
+        msg = "the environment sets this webhook: change WEBHOOK_GLOBAL_URL and its kin there, or remove them first"
+        raise ConflictError(msg)
+
+
+def check_address(address: Address) -> None:
+    """Refuse an address under which no webhook may be set. Raises InvalidError."""
+    if address.scope == "instance":
+        check_instance(address.instance, where="instance")
+    if address.name:
+        check_name(address.name)
+
+
 def check_name(name: str) -> None:
     """Refuse what cannot name one of several webhooks of a scope. Raises InvalidError."""
     if not _NAME.fullmatch(name):
         msg = "a webhook's name has 1 to 64 letters, digits, - and _"
+        raise InvalidError(msg, "name")
+    if name == _RESERVED_NAME:
+        msg = f"no webhook can be named {name}: a POST to that path sends a test event"
         raise InvalidError(msg, "name")
 
 

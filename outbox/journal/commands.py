@@ -12,7 +12,7 @@ from outbox.domain.deliveries import Effect, State
 from outbox.domain.errors import ConflictError, CorruptError, NotFoundError
 from outbox.domain.events import Event
 from outbox.domain.records import AttemptRecorded, DeliveriesBuried, EventAccepted, WebhookSet, decode
-from outbox.domain.webhooks import Credentials, Scope, Settings, Source, Webhook, check_settings
+from outbox.domain.webhooks import Address, Credentials, Settings, Source, Webhook, check_changeable, check_settings
 from outbox.journal.ledger import Ledger
 from outbox.store.protocol import Wants
 
@@ -192,9 +192,7 @@ class SetWebhook(Struct, frozen=True):
     `settings_for` gets the webhook that is there, or None, and returns what is to be in force.
     """
 
-    scope: Scope
-    instance: str
-    name: str
+    address: Address
     source: Source
     now_ms: int
     settings_for: Callable[[Webhook | None], tuple[Settings, Credentials]]
@@ -210,16 +208,16 @@ class SetWebhook(Struct, frozen=True):
         """See `Command.want`: the settings are known."""
 
     def decide(self, ledger: Ledger) -> tuple[Webhook, bool]:
-        """See `Command.decide`; return the webhook and whether it is new. Raises InvalidError."""
-        known = ledger.webhooks.find(self.scope, self.instance, self.name)
+        """See `Command.decide`; return the webhook and if it is new. Raises InvalidError, or as `settings_for` does."""
+        known = ledger.webhooks.find(*self.address)
         settings, credentials = self.settings_for(known)
         check_settings(settings, credentials)
         record = WebhookSet(
             webhook=known.number if known else 0,
             at_ms=self.now_ms,
-            scope=self.scope,
-            instance=self.instance,
-            name=self.name,
+            scope=self.address.scope,
+            instance=self.address.instance,
+            name=self.address.name,
             settings=settings,
             source=self.source,
             secret=known.secret if known else b"",
@@ -231,9 +229,7 @@ class SetWebhook(Struct, frozen=True):
 class DeleteWebhook(Struct, frozen=True):
     """Delete a webhook: a tombstone at once; its deliveries are buried afterwards, chunk by chunk."""
 
-    scope: Scope
-    instance: str
-    name: str
+    address: Address
     now_ms: int
 
     alone: ClassVar[bool] = False
@@ -247,14 +243,15 @@ class DeleteWebhook(Struct, frozen=True):
         """See `Command.want`: the settings are known."""
 
     def decide(self, ledger: Ledger) -> Webhook:
-        """See `Command.decide`; return what was deleted. Raises NotFoundError."""
-        known = ledger.webhooks.find(self.scope, self.instance, self.name)
+        """See `Command.decide`; return what was deleted. Raises NotFoundError and ConflictError."""
+        known = ledger.webhooks.find(*self.address)
         if known is None:
             msg = "there is no such webhook"
             raise NotFoundError(msg)
         ledger.delete_webhook(known.number, known.secret, self.now_ms)
         return known
 
+        check_changeable(known)
 
 class Bury(Struct, frozen=True):
     """Settle as dead the next chunk of a webhook's unsettled deliveries after the event `after`."""

@@ -1,9 +1,7 @@
 """One attempt: from a claim and its body to the record of what came of it."""
 
-import base64
 from collections.abc import Callable
 from datetime import UTC, datetime
-from urllib.parse import unquote
 
 import structlog
 from msgspec import Struct
@@ -12,6 +10,7 @@ from outbox.domain.bodies import copy_for
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.deliveries import Effect
 from outbox.domain.ids import body_digest, event_text
+from outbox.domain.media import without_media
 from outbox.domain.records import AttemptRecorded
 from outbox.domain.retrying import Answer, Decision, RetryPolicy, cause, decide
 from outbox.domain.routing import url_for
@@ -19,6 +18,7 @@ from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim
 from outbox.relay.clock import Clock
 from outbox.relay.courier import Courier, Parcel
+from outbox.relay.signing import own_headers
 
 _MIB = 1024 * 1024
 
@@ -43,19 +43,22 @@ class Tower(Struct, frozen=True):
             decision = Decision(Effect.BURY, claim.charged, started_ms, "the stored body is damaged")
             ended_ms = started_ms
         else:
-            answer = await self.courier.post(self._parcel(webhook, claim, body, number, started_ms))
+            answer = await self.courier.post(self.parcel(webhook, claim, body, number, started_ms))
             ended_ms = self.clock.now_ms()
             decision = decide(answer, claim.charged, ended_ms, self.policy, self.random)
         record = AttemptRecorded(
             claim.seq, webhook.number, number, started_ms, max(ended_ms - started_ms, 0), answer.status, answer.error,
-            _clean(answer.detail), answer.excerpt, decision.effect, decision.charged, decision.due_ms, decision.reason,
+            clean(answer.detail), answer.excerpt, decision.effect, decision.charged, decision.due_ms, decision.reason,
         )  # fmt: skip
         return record, answer
 
-    def _parcel(self, webhook: Webhook, claim: Claim, body: bytes, number: int, now_ms: int) -> Parcel:
+    def parcel(self, webhook: Webhook, claim: Claim, body: bytes, number: int, now_ms: int) -> Parcel:
+        """Return the POST that attempt `number` makes now, with the settings as they are."""
         event = claim.event
         url = url_for(webhook, event.kind, self.route_style)
-        copy = copy_for(body, url, None if event.dated else _rfc3339(event.at_ms))
+        if not webhook.settings.base64:
+            body = without_media(body)
+        copy = copy_for(body, url, None if event.dated else rfc3339(event.at_ms))
         headers = {
             "content-type": "application/json",
             "accept": "*/*",
@@ -65,10 +68,8 @@ class Tower(Struct, frozen=True):
             "webhook-timestamp": str(now_ms // 1000),
             "x-outbox-attempt": str(number),
             "x-outbox-hops": str(event.hops + 1),
-            **webhook.credentials.headers,
+            **own_headers(webhook.credentials, now_ms),
         }
-        if webhook.credentials.userinfo:
-            headers["authorization"] = _basic(webhook.credentials.userinfo)
         timeout_s = (webhook.settings.timeout_ms or self.timeout_ms) / 1000 + len(copy) // _MIB
         return Parcel(url, headers, copy, timeout_s, trusted=webhook.source == "environment")
 
@@ -88,16 +89,12 @@ def note(log: structlog.typing.FilteringBoundLogger, claim: Claim, record: Attem
     )
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Return text that can be recorded: aiohttp reads bytes of a header that are not UTF-8 as lone surrogates."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def _rfc3339(ms: int) -> str:
+def rfc3339(ms: int) -> str:
+    """Return a moment, given in milliseconds since the epoch, as RFC 3339 in UTC."""
     moment = datetime.fromtimestamp(ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _basic(userinfo: str) -> str:
-    user, _, password = userinfo.partition(":")  # RFC 7617, section 2: the colon is there without a password too
-    return "Basic " + base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
