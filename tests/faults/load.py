@@ -24,6 +24,11 @@ class Sending(Struct):
     headers: dict[str, str]
     body: bytes
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it is the same event when it is sent again."""
+        return "idempotency-key" in self.headers or self.path.startswith("/ingest/")
+
 
 class Ledger(Struct):
     """What the producers know: the id of every event that got a 202, and the events that got no answer at all."""
@@ -35,9 +40,9 @@ class Ledger(Struct):
     repeated: int = 0
 
     @property
-    def keyed(self) -> list[Sending]:
-        """Every event that was sent with an Idempotency-Key."""
-        return [sending for sending in self.sendings.values() if "idempotency-key" in sending.headers]
+    def repeatable(self) -> list[Sending]:
+        """Every event that may be sent again: with its Idempotency-Key, or where its body's digest is the key."""
+        return [sending for sending in self.sendings.values() if sending.repeatable]
 
 
 class Load:
@@ -90,9 +95,9 @@ class Load:
         self.ledger.unanswered.pop(sending.marker, None)
 
     async def repeat(self, address: str, known: int = 20) -> None:
-        """Do what a careful producer does: repeat what got no answer with its key; some that got one are added."""
-        lost = [sending for sending in self.ledger.unanswered.values() if "idempotency-key" in sending.headers]
-        sure = [sending for sending in self.ledger.keyed if sending.marker in self.ledger.accepted]
+        """Do what a careful producer does: repeat what got no answer; some that got one are added."""
+        lost = [sending for sending in self.ledger.unanswered.values() if sending.repeatable]
+        sure = [sending for sending in self.ledger.repeatable if sending.marker in self.ledger.accepted]
         async with aiohttp.ClientSession() as http:
             for sending in lost + self._rng.sample(sure, min(known, len(sure))):
                 assert await self._post(http, address, sending), "the service is gone"

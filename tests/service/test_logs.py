@@ -166,10 +166,10 @@ async def test_no_secret_is_logged(tmp_path: Path) -> None:
             body = {"url": url, "headers": {"x-secret": SECRETS["header"]}}
             put = await service.request("PUT", f"/webhooks/instances/i{number}", body, key)
             assert put.status == 201, put
-        for answer in answers:
+        for n, answer in enumerate(answers):
             receiver.answer = answer
             for number in range(len(urls)):
-                event = {"event": "call", "instance": f"i{number}", "data": {}, "apikey": SECRETS["payload"]}
+                event = {"event": "call", "instance": f"i{number}", "data": {"n": n}, "apikey": SECRETS["payload"]}
                 path = f"/ingest/{SECRETS['OUTBOX_INGEST_TOKEN']}/call"
                 assert (await service.request("POST", path, event, {"apikey": "none"})).status == 202
             await _settled(service, key)

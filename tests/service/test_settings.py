@@ -29,6 +29,7 @@ WRONG: dict[str, list[str]] = {
     "OUTBOX_ROUTE_STYLE": ["Documented", "v2"],
     "OUTBOX_IDEMPOTENCY_WINDOW": ["a day", "24 hours", "-1", "1w", HUGE],
     "OUTBOX_MAX_BODY_BYTES": ["much", "-1", "1TB", "0", HUGE],
+    "OUTBOX_INGEST_BYTES": ["much", "-1", HUGE],
     "OUTBOX_QUEUE_BYTES": ["much", "-1", "1.5.5", HUGE],
     "OUTBOX_DELIVERY_BYTES": ["much", "-1", HUGE],
     "OUTBOX_LOG_LEVEL": ["verbose", "INFO"],
