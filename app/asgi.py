@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException
 
 from app.intake import Intake, Receive
 from app.problems import PROBLEM_JSON, ProblemError, evolution_shape, problem_for
-from app.routes import evolution, health, inspection, webhooks
+from app.routes import evolution, health, inspection, listing, log, metrics, webhooks
 from app.routes.ingest import Ingest, Scope, Send
 from app.security import Keys, api_key_guard
 from app.settings import Settings
@@ -37,9 +37,14 @@ def create_app(engine: Engine, settings: Settings) -> Callable[[Scope, Receive, 
             webhooks.put_test,
             evolution.set_webhook,
             evolution.find_webhook,
+            listing.list_events,
+            listing.list_deliveries,
             inspection.get_event,
             inspection.get_stats,
             inspection.rebuild,
+            log.get_log,
+            log.stream_log,
+            metrics.get_metrics,
             health.live,
             health.ready,
         ],

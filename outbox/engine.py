@@ -1,7 +1,7 @@
 """The front door and the composition root: `open_engine(config)` puts store, journal and relay together."""
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 from outbox import __version__
 from outbox.domain.addresses import AddressPolicy
 from outbox.domain.catalogue import RouteStyle
+from outbox.domain.deliveries import Effect
 from outbox.domain.errors import CannotStartError, ConflictError, NotFoundError
 from outbox.domain.events import Event
 from outbox.domain.ids import body_digest, key_digest
@@ -29,9 +30,13 @@ from outbox.domain.webhooks import (
 )
 from outbox.journal.claims import Claims
 from outbox.journal.commands import Accept, AcceptBatch, Accepted, DeleteWebhook, Key, SetWebhook
-from outbox.journal.folding import Progress, Report, verify
+from outbox.journal.folding import Report
+from outbox.journal.following import Followers
+from outbox.journal.inspecting import Inspector
 from outbox.journal.ledger import load_webhooks
-from outbox.journal.reading import EventView, Stats, event_ids, gather_stats, state_word, view_event
+from outbox.journal.listing import STATES, TOP, DeliveryPage, EventPage, ListedDelivery, ListedEvent, Wanted
+from outbox.journal.reading import EventView, Stats, state_word
+from outbox.journal.telling import Entry
 from outbox.journal.writer import Journal
 from outbox.relay.addresses import judge_url
 from outbox.relay.budget import ByteBudget
@@ -42,20 +47,31 @@ from outbox.relay.lane import Surroundings
 from outbox.relay.loop import Relay
 from outbox.relay.recorder import Recorder
 from outbox.relay.trial import Trial, try_out
-from outbox.store.protocol import Reader, Store
+from outbox.store.protocol import EventFilter, Position, Reader, Store
 from outbox.store.sqlite import open_reader, open_store
 from outbox.store.sqlite.files import HeadFile
 
 __all__ = [
+    "STATES",
+    "TOP",
+    "DeliveryPage",
     "Engine",
     "EngineConfig",
+    "Entry",
+    "EventFilter",
+    "EventPage",
     "EventView",
     "GlobalWebhook",
     "Inspector",
+    "ListedDelivery",
+    "ListedEvent",
+    "Position",
     "Report",
     "Stats",
     "SystemClock",
     "Trial",
+    "Vitals",
+    "Wanted",
     "open_engine",
     "open_inspector",
     "rebuild_database",
@@ -88,37 +104,20 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     delivery_bytes: int = 256 * 1024 * 1024
 
 
-class Inspector:
-    """Answers questions about a database, from committed data only; never blocks the writer."""
-
-    def __init__(self, reader: Reader, head: HeadFile) -> None:
-        """Read with `reader`; `head` remembers the end of the log outside the database."""
-        self._reader = reader
-        self._head = head
-
-    async def event(self, event_id: str) -> EventView:
-        """Return all there is about an event. Raises NotFoundError."""
-        return await view_event(self._reader, event_id)
-
-    async def event_ids(self, first: int, count: int) -> list[bytes]:
-        """Return the ids of events that were accepted in a row."""
-        return await event_ids(self._reader, first, count)
-
-    async def stats(self) -> Stats:
-        """Return the numbers of it all."""
-        return await gather_stats(self._reader)
-
-    async def verify(self, progress: Progress) -> Report:
-        """Check log, projections, bodies and file, beside a running service or without one."""
-        return await verify(self._reader, self._head.read(), progress)
-
-
 class AcceptedBatch(Struct, frozen=True):
     """The answer to an accepted batch: the events are numbered in a row from `first_seq`."""
 
     first_seq: int
     ids: list[bytes]
     replayed: bool = False
+
+
+class Vitals(Struct, frozen=True):
+    """What only the running engine knows: the journal's queue, and attempts since the start by webhook and effect."""
+
+    queue_bytes: int
+    queue_limit_bytes: int
+    attempts: Mapping[tuple[int, Effect], int]
 
 
 class Parts(Struct, frozen=True):
@@ -143,6 +142,8 @@ class Engine:
         self._tower = parts.tower
         self._relay = parts.relay
         self._store = parts.store
+        self.followers = Followers()
+        self._journal.listen(self.followers.notice)
 
     @property
     def webhooks(self) -> Webhooks:
@@ -154,8 +155,14 @@ class Engine:
         """Why the engine cannot do all of its work right now; nothing when it can."""
         return [trouble for trouble in (self._journal.trouble,) if trouble]
 
+    @property
+    def vitals(self) -> Vitals:
+        """How the engine is at this moment."""
+        return Vitals(self._journal.queued_bytes, self._config.queue_bytes, self._relay.effects)
+
     def stop_relay(self) -> None:
-        """Make no new attempt; what is in flight has eight seconds to land once the engine is left."""
+        """Make no new attempt, and let go who follows the log; what is in flight has eight seconds to land."""
+        self.followers.stop()
         self._relay.stop()
 
     def now_ms(self) -> int:
@@ -291,7 +298,7 @@ async def open_engine(config: EngineConfig, clock: Clock | None = None) -> Async
                 tower=tower,
             )
         )
-        engine = Engine(config, Parts(clock, store, journal, tower, relay), Inspector(reader, head))
+        engine = Engine(config, Parts(clock, store, journal, tower, relay), Inspector(reader, head.read))
         async with anyio.create_task_group() as writing:
             writing.start_soon(store.run)
             writing.start_soon(journal.run)
@@ -328,7 +335,7 @@ async def open_inspector(database: Path) -> AsyncIterator[Inspector]:
     """Open a database for looking only, beside a running service or without one. Raises CannotStartError."""
     reader = await open_reader(database)
     try:
-        yield Inspector(reader, HeadFile(database))
+        yield Inspector(reader, HeadFile(database).read)
     finally:
         await reader.aclose()
 

@@ -105,7 +105,7 @@ async def gather_stats(reader: Reader) -> Stats:
             total[word] += n
         if row.deleted_ms is None:
             waiting = counts["pending"] + counts["waiting"] + counts["held"]
-            oldest = await reader.oldest_pending(row.number) if waiting else None
+            oldest = await reader.oldest_pending(row.number, waiting) if waiting else None
             webhooks.append(WebhookStats(row, settings_of(row).enabled, counts, oldest))
     return Stats(
         events=counters.get(EVENTS_COUNTER, 0),

@@ -48,6 +48,11 @@ class Journal:
         self._ended = asyncio.Event()
         self._listeners: list[Listener] = []
 
+    @property
+    def queued_bytes(self) -> int:
+        """The bytes that wait for the next commit."""
+        return self._queued_bytes
+
     def listen(self, listener: Listener) -> None:
         """Call `listener` after every commit with the numbers of the webhooks that have new work or settings."""
         self._listeners.append(listener)

@@ -177,8 +177,8 @@ class Reader(Protocol):
     async def counters(self) -> dict[tuple[int, int], int]:
         """Return the number of deliveries by (webhook, state), and of events under EVENTS_COUNTER."""
 
-    async def oldest_pending(self, webhook: int) -> int | None:
-        """Return when the event of the webhook's oldest pending delivery was accepted, or None if it has none."""
+    async def oldest_pending(self, webhook: int, pending: int) -> int | None:
+        """Return when the oldest event among a webhook's pending deliveries, some `pending`, was accepted, or None."""
 
     async def slice(self, first: int, last: int, since: int) -> Slice:
         """Return what log and projections say of the events `first` to `last`; of webhooks, records after `since`."""
