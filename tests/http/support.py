@@ -12,6 +12,7 @@ VECTORS = ROOT / "tests" / "vectors"
 CATALOGUE: list[dict[str, Any]] = json.loads((VECTORS / "catalogue.json").read_text())
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 SETTLED = {"acknowledged", "dead"}
+NDJSON = "application/x-ndjson"
 
 Shown = dict[str, Any]
 
@@ -31,6 +32,23 @@ def ingest_routes(suffix: str) -> list[tuple[str, dict[str, str]]]:
         ("/ingest", key),
         (f"/ingest{suffix}", {"apikey": INGEST_TOKEN}),
     ]
+
+
+def numbered(count: int, first: int = 0, pad: int = 0) -> list[bytes]:
+    """Return so many events, each with its number, and `pad` more bytes each."""
+    more = b"x" * pad
+    return [b'{"event":"call","instance":"loja01","data":[%d,"%s"]}' % (first + n, more) for n in range(count)]
+
+
+def array(bodies: list[bytes]) -> bytes:
+    """Return a batch as a JSON array."""
+    return b"[" + b",".join(bodies) + b"]"
+
+
+async def post_batch(service: Service, body: bytes, kind: str = "application/json", **headers: str) -> Reply:
+    """Post a batch of that content type; in the names of `headers`, _ stands for -."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await service.request("POST", "/events/batch", body, {"content-type": kind, **named})
 
 
 def members(body: bytes) -> list[tuple[str, str]]:
