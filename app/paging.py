@@ -9,7 +9,8 @@ from outbox.domain.errors import InvalidError
 LIMIT = 50
 LIMIT_MAX = 500
 
-# Read as text and checked here, so that a wrong one is refused like everything else: with 422 and its place.
+# Read as text and checked here, so that a wrong one is refused like everything else: with 422 and its place. The
+# schema then has to be told what it is, and (`one_of`) not to offer text.
 Limit = Annotated[
     str | None,
     Parameter(

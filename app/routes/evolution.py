@@ -29,7 +29,7 @@ async def set_webhook(request: Request[Any, Any, Any], engine: Engine, instance:
     except InvalidError as error:
         # The engine names places in settings; in the nested body these stand one level deeper.
         if error.where.startswith("$"):
-            raise InvalidError(error.detail, wanted.at + error.where[1:]) from error
+            raise InvalidError(error.problem, wanted.at + error.where.removeprefix("$")) from error
         raise
     return show_evolution(webhook)
 

@@ -56,7 +56,7 @@ async def refused(service: Service, place: str, **settings: Any) -> str:
     webhook = {names.get(name, name): value for name, value in {"enabled": True, **settings}.items()}
     reply = await service.request("POST", "/webhook/set/checked", {"webhook": webhook})
     assert reply.status == 422, (settings, reply)
-    assert place in reply.json()["response"]["message"][0][0]
+    assert place.replace("$", "$.webhook") in reply.json()["response"]["message"][0][0]
     reply = await put(service, **settings)
     assert reply.status == 422, (settings, reply)
     assert place in reply.json()["detail"], (settings, reply)
