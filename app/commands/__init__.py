@@ -1,0 +1,1 @@
+"""The commands of `scripts/outbox`, by what they are for: looking, listing, following the log, keeping it in order."""

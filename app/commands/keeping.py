@@ -1,0 +1,101 @@
+"""`verify`, `rebuild`, `settings`: is it in order, put it in order, how is it set up."""
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable
+from typing import Any
+
+import anyio
+import rich_click as click
+from rich.console import Console
+from rich.progress import Progress
+
+from app.commands.common import fail, json_option, load, look, print_json, print_table
+from app.settings import MASK, Settings, Value, with_keys
+from outbox.domain.errors import CannotStartError
+from outbox.engine import Inspector, Report, rebuild_database
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to reach a service that listens everywhere
+
+
+@click.command()
+@json_option
+def verify(*, as_json: bool) -> None:
+    """Check the log, what follows from it, the bodies and the file; exit 1 if anything is wrong."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("verify", total=None)
+
+        def check(inspector: Inspector) -> Awaitable[Report]:
+            return inspector.verify(lambda done, total: progress.update(task, completed=done, total=total))
+
+        report = look(check)
+    if as_json:
+        print_json(report)
+    else:
+        for problem in report.problems:
+            click.echo(problem)
+        verdict = f"{len(report.problems)} problems" if report.problems else "all is well"
+        click.echo(
+            f"{report.records} records, {report.events} events, {report.deliveries} deliveries, "
+            f"{report.bodies} bodies: {verdict}"
+        )
+    sys.exit(1 if report.problems else 0)
+
+
+@click.command()
+@json_option
+def rebuild(*, as_json: bool) -> None:
+    """Throw the projections away and fold them again from the log."""
+    settings = load()
+    try:
+        records = anyio.run(rebuild_database, settings.database)
+    except CannotStartError as error:
+        if "already works" not in error.detail:
+            fail(error.detail)
+        records = _ask_service(settings, "/maintenance/rebuild")["records"]
+    if as_json:
+        print_json({"records": records})
+    else:
+        click.echo(f"{records} records folded")
+
+
+@click.command("settings")
+@json_option
+def settings_command(*, as_json: bool) -> None:
+    """Show every setting with its value, its default and where it comes from; secrets are masked."""
+    settings = load()
+    values = [*settings.values.values(), *settings.kinds.values()]
+    if as_json:
+        print_json([{"name": value.variable.name, **_shown(value)} for value in values])
+        return
+    rows = []
+    for value in values:
+        shown = _shown(value)
+        rows.append([value.variable.name, shown["value"], shown["default"], shown["source"]])
+    print_table(["name", "value", "default", "source"], rows, whole={"name", "value"})
+    for warning in settings.warnings:
+        click.echo(warning, err=True)
+
+
+def _shown(value: Value) -> dict[str, str]:
+    text = MASK if value.variable.secret and value.text else value.text
+    return {"value": text, "default": value.variable.default, "source": value.source, "takes": value.variable.takes}
+
+
+def _ask_service(settings: Settings, path: str) -> Any:
+    """Have the running service do it. Ends the program if it cannot be reached."""
+    settings = with_keys(settings)
+    host = _EVERYWHERE.get(settings["OUTBOX_HOST"], settings["OUTBOX_HOST"])
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings['OUTBOX_PORT']}{path}"
+    request = urllib.request.Request(url, method="POST", headers={"apikey": settings.api_key})
+    try:
+        # No proxy stands between us and our own service, whatever the environment says.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        fail(f"the service at {url} answered {error.code}: {error.read().decode(errors='replace')[:500]}")
+    except OSError as error:
+        fail(f"the database is in use, and its service cannot be reached at {url}: {error}")
