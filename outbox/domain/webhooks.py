@@ -124,16 +124,16 @@ def check_settings(settings: Settings, credentials: Credentials) -> None:
 
 
 def _check_one_login(credentials: Credentials) -> None:
-    names = {name.lower() for name in credentials.headers}
-    if credentials.userinfo and names & {"authorization", JWT_KEY}:
+    names = {name.lower(): name for name in credentials.headers}
+    if credentials.userinfo and names.keys() & {"authorization", JWT_KEY}:
         msg = "user and password in the URL and an authorization header contradict each other"
         raise InvalidError(msg, "$.headers")
-    if {"authorization", JWT_KEY} <= names:
+    if {"authorization", JWT_KEY} <= names.keys():
         msg = "an authorization header and a jwt_key, which makes one, contradict each other"
         raise InvalidError(msg, "$.headers")
     if credentials.jwt_key == "":
         msg = "a jwt_key that is empty can sign no token"
-        raise InvalidError(msg, f"$.headers.{JWT_KEY}")
+        raise InvalidError(msg, f"$.headers.{names[JWT_KEY]}")
 
 
 def check_url(url: str, where: str = "$.url") -> SplitResult:
