@@ -248,10 +248,10 @@ class DeleteWebhook(Struct, frozen=True):
         if known is None:
             msg = "there is no such webhook"
             raise NotFoundError(msg)
+        check_changeable(known)
         ledger.delete_webhook(known.number, known.secret, self.now_ms)
         return known
 
-        check_changeable(known)
 
 class Bury(Struct, frozen=True):
     """Settle as dead the next chunk of a webhook's unsettled deliveries after the event `after`."""
