@@ -18,6 +18,7 @@ from outbox.store.protocol import Wants
 
 BURY_CHUNK = 1000
 _RECORD_BYTES = 512
+_PENDING = int(State.PENDING)
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -160,30 +161,32 @@ def _accept(  # noqa: PLR0913, PLR0917 - the hot path, and the two last ones are
     return seq, record
 
 
-class RecordAttempt(Struct, frozen=True):
-    """Record an attempt. Its effect holds only if the delivery is pending and the attempt is its next one."""
+class RecordAttempts(Struct, frozen=True):
+    """Record attempts. An effect holds only if the delivery is pending and the attempt is its next one."""
 
-    attempt: AttemptRecorded
+    attempts: list[AttemptRecorded]
 
     alone: ClassVar[bool] = False
 
     @property
     def size(self) -> int:
         """See `Command.size`."""
-        return _RECORD_BYTES + len(self.attempt.excerpt)
+        return sum(_RECORD_BYTES + len(attempt.excerpt) for attempt in self.attempts)
 
     def want(self, wants: Wants) -> None:
         """See `Command.want`."""
-        wants.deliveries.append((self.attempt.webhook, self.attempt.event))
+        wants.deliveries += [(attempt.webhook, attempt.event) for attempt in self.attempts]
 
-    def decide(self, ledger: Ledger) -> Effect:
-        """See `Command.decide`; return the effect it really had."""
-        attempt = self.attempt
-        delivery = ledger.delivery(attempt.webhook, attempt.event)
-        if delivery is None or delivery.state != State.PENDING or delivery.attempts != attempt.attempt - 1:
-            attempt = structs.replace(attempt, effect=Effect.LATE, reason="")
-        ledger.append(attempt)
-        return attempt.effect
+    def decide(self, ledger: Ledger) -> list[Effect]:
+        """See `Command.decide`; return the effects they really had."""
+        effects = []
+        for attempt in self.attempts:
+            delivery = ledger.delivery(attempt.webhook, attempt.event)
+            legal = delivery is not None and delivery.state == _PENDING and delivery.attempts == attempt.attempt - 1
+            record = attempt if legal else structs.replace(attempt, effect=Effect.LATE, reason="")
+            ledger.append(record)
+            effects.append(record.effect)
+        return effects
 
 
 class SetWebhook(Struct, frozen=True):
@@ -278,5 +281,6 @@ class Bury(Struct, frozen=True):
         if found is None:
             return None
         first, last, pending, waiting = found
-        ledger.append(DeliveriesBuried(self.webhook, first, last, self.now_ms, self.reason, pending, waiting))
+        if pending + waiting:
+            ledger.append(DeliveriesBuried(self.webhook, first, last, self.now_ms, self.reason, pending, waiting))
         return last

@@ -10,7 +10,16 @@ from outbox.domain.deliveries import Delivery
 from outbox.domain.errors import CorruptError
 from outbox.domain.ids import event_id
 from outbox.domain.projecting import Changes, WebhookRow, project, webhook_row
-from outbox.domain.records import EventAccepted, Record, WebhookDeleted, WebhookSet, chained, encode, subject
+from outbox.domain.records import (
+    AttemptRecorded,
+    EventAccepted,
+    Record,
+    WebhookDeleted,
+    WebhookSet,
+    chained,
+    encode,
+    subject,
+)
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Credentials, Settings, Webhook
 from outbox.store.protocol import Batch, Facts, LogRow
@@ -33,6 +42,7 @@ class Ledger:
         self._seq, self._digest = facts.head
         self._changes = Changes()
         self._entropy: list[bytes] = []
+        self._outcomes: dict[tuple[int, int], Delivery] = {}
         self._batch = Batch(log=[], changes=self._changes, bodies=[], secrets=[], erased=[])
 
     @property
@@ -59,14 +69,14 @@ class Ledger:
         self._digest = chained(self._digest, data)
         self._batch.log.append(tuple.__new__(LogRow, (self._seq, subject(record), data, self._digest)))
         project(self._seq, record, self._changes)
+        if isinstance(record, AttemptRecorded) and record.effect:
+            outcome = self._changes.outcomes[-1]
+            self._outcomes[outcome.webhook, outcome.event] = outcome
         return self._seq
 
     def delivery(self, webhook: int, event: int) -> Delivery | None:
         """Return a wanted delivery as it is now, with what this commit has done to it so far."""
-        for outcome in reversed(self._changes.outcomes):
-            if (outcome.webhook, outcome.event) == (webhook, event):
-                return outcome
-        return self.facts.deliveries.get((webhook, event))
+        return self._outcomes.get((webhook, event)) or self.facts.deliveries.get((webhook, event))
 
     def add_body(self, event: int, body: bytes) -> None:
         """Add the body of the event with that seq."""

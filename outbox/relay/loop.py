@@ -1,9 +1,12 @@
 """The relay: starts a lane for every webhook with work, ends idle ones, supervises them, stops them in order."""
 
+from collections.abc import Mapping
+
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from outbox.domain.deliveries import Effect
 from outbox.domain.errors import BusyError, CorruptError
 from outbox.journal.commands import Bury
 from outbox.relay.lane import Lane, Surroundings
@@ -25,6 +28,11 @@ class Relay:
         self._tasks: TaskGroup | None = None
         self._stopping = anyio.Event()
 
+    @property
+    def effects(self) -> Mapping[tuple[int, Effect], int]:
+        """The attempts recorded since the start, by webhook's number and effect."""
+        return self._around.recorder.effects
+
     async def run(self) -> None:
         """Deliver until `stop`; what is in flight then has eight seconds to land."""
         async with anyio.create_task_group() as recording:
@@ -38,6 +46,7 @@ class Relay:
                 for lane in self._lanes.values():
                     lane.stop()
                 tasks.cancel_scope.deadline = anyio.current_time() + GRACE_S
+            self._around.recorder.flush()
             recording.cancel_scope.cancel()
 
     def stop(self) -> None:

@@ -1,6 +1,7 @@
-"""Records the outcomes of attempts, and keeps them in memory while the store refuses them."""
+"""Records the outcomes of attempts: a few together, and again and again while the store refuses them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -10,9 +11,11 @@ import structlog
 from outbox.domain.deliveries import Effect
 from outbox.domain.errors import BusyError
 from outbox.domain.records import AttemptRecorded
-from outbox.journal.commands import RecordAttempt
+from outbox.journal.commands import RecordAttempts
 from outbox.journal.writer import Journal
 
+GATHER_S = 0.004
+GATHER_COUNT = 64
 AGAIN_S = 1.0
 
 Recorded = Callable[[Effect], None]
@@ -21,24 +24,39 @@ _log = structlog.get_logger("relay")
 
 
 class Recorder:
-    """Hands outcomes to the journal; what it refuses is offered again every second, and lanes claim nothing new."""
+    """Hands outcomes to the journal, those of some milliseconds as one command.
+
+    Nobody waits for an outcome's record but a delivery's own next attempt, and a commit costs the same for one outcome
+    as for fifty. What the journal refuses is offered again every second, and until then lanes claim nothing new.
+    """
 
     def __init__(self, journal: Journal) -> None:
-        """Record into `journal`."""
+        """Record into `journal`; `effects` counts what was recorded, by webhook's number and effect."""
+        self.effects: Counter[tuple[int, Effect]] = Counter()
         self._journal = journal
+        self._gathered: list[tuple[AttemptRecorded, Recorded]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._kept: list[tuple[AttemptRecorded, Recorded]] = []
         self._refused = anyio.Event()
         self._clear = anyio.Event()
         self._clear.set()
 
     def record(self, attempt: AttemptRecorded, recorded: Recorded) -> None:
-        """Record `attempt`, and call `recorded` with the effect it really had once it is on disk."""
-        try:
-            answer = self._journal.submit(RecordAttempt(attempt))
-        except BusyError as error:
-            self._keep(attempt, recorded, error)
-        else:
-            answer.add_done_callback(partial(self._answered, attempt, recorded))
+        """Record `attempt` soon, and call `recorded` with the effect it really had once it is on disk."""
+        self._gathered.append((attempt, recorded))
+        if len(self._gathered) >= GATHER_COUNT:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand over what is gathered, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._submit(gathered)
 
     async def wait_until_clear(self) -> None:
         """Return once no outcome is waiting to be offered again."""
@@ -51,24 +69,35 @@ class Recorder:
             await anyio.sleep(AGAIN_S)
             self._refused = anyio.Event()
             kept, self._kept = self._kept, []
-            for attempt, recorded in kept:
-                self.record(attempt, recorded)
+            self._submit(kept)
             if not self._kept:
                 self._clear.set()
 
-    def _answered(self, attempt: AttemptRecorded, recorded: Recorded, answer: "asyncio.Future[Effect]") -> None:
+    def _submit(self, outcomes: list[tuple[AttemptRecorded, Recorded]]) -> None:
+        try:
+            answer = self._journal.submit(RecordAttempts([attempt for attempt, _ in outcomes]))
+        except BusyError as error:
+            self._keep(outcomes, error)
+        else:
+            answer.add_done_callback(partial(self._answered, outcomes))
+
+    def _answered(
+        self, outcomes: list[tuple[AttemptRecorded, Recorded]], answer: "asyncio.Future[list[Effect]]"
+    ) -> None:
         error = answer.exception()
         if error is None:
-            recorded(answer.result())
+            for (attempt, recorded), effect in zip(outcomes, answer.result(), strict=True):
+                self.effects[attempt.webhook, effect] += 1
+                recorded(effect)
         elif isinstance(error, BusyError):
-            self._keep(attempt, recorded, error)
+            self._keep(outcomes, error)
         else:
             # The journal has ended with this very error, and the service with it: after the restart it is tried again.
-            _log.error("outcome.lost", webhook=attempt.webhook, reason=str(error))
+            _log.error("outcomes.lost", count=len(outcomes), reason=str(error))
 
-    def _keep(self, attempt: AttemptRecorded, recorded: Recorded, error: BusyError) -> None:
-        _log.warning("outcome.refused", webhook=attempt.webhook, reason=error.detail)
-        self._kept.append((attempt, recorded))
+    def _keep(self, outcomes: list[tuple[AttemptRecorded, Recorded]], error: BusyError) -> None:
+        _log.warning("outcomes.refused", count=len(outcomes), reason=error.detail)
+        self._kept += outcomes
         self._refused.set()
         if self._clear.is_set():
             self._clear = anyio.Event()

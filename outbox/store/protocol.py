@@ -34,7 +34,7 @@ class KeyFact(NamedTuple):
 
 
 class UnsettledRange(NamedTuple):
-    """A run of a webhook's unsettled deliveries in order of events: where it begins and ends, and how many in each."""
+    """A run of a webhook's deliveries in order of events: where it begins and ends, how many pend and wait in it."""
 
     first: int
     last: int
@@ -43,7 +43,7 @@ class UnsettledRange(NamedTuple):
 
 
 class Wants(Struct):
-    """The rows a commit must know: deliveries by (webhook, event), keys, next unsettled by (webhook, after, limit)."""
+    """The rows a commit must know: deliveries by (webhook, event), keys, runs by (webhook, after, limit)."""
 
     deliveries: list[tuple[int, int]] = []
     keys: list[bytes] = []

@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | ingest | `POST /events`, durable, 64 connections, 1 KB | a Litestar `@post` that decodes the same, answers a dict |
 | batch | 500 events a commit through the journal | `executemany` of the same bodies, 500 a commit |
-| delivery | a backlog delivered, with recorded outcomes | a bare aiohttp POST loop with the same concurrency |
+| delivery | a backlog delivered, with recorded outcomes | a bare aiohttp loop: same POSTs, same concurrency |
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from app.service import spare_the_collector
 from outbox.domain.addresses import AddressPolicy, parse_networks
 from outbox.domain.events import read_event
 from outbox.domain.routing import Webhooks
-from outbox.domain.webhooks import Credentials, Settings
+from outbox.domain.webhooks import Address, Credentials, Settings
 from outbox.engine import EngineConfig, open_engine
 from outbox.journal.commands import Accept, SetWebhook
 from outbox.journal.writer import Journal
@@ -45,6 +45,16 @@ BODY_BYTES = 1024
 BATCH = 500
 CONCURRENCY = 32
 KEY = "bench-api-key"
+HEADERS = {
+    "content-type": "application/json",
+    "accept": "*/*",
+    "accept-encoding": "identity",
+    "user-agent": "evolution-outbox/bench",
+    "webhook-id": "evt_019a48f3c5a67b1e8d2f001122334455",
+    "webhook-timestamp": "1762161342",
+    "x-outbox-attempt": "1",
+    "x-outbox-hops": "1",
+}
 FLOORS = {"ingest": 0.8, "batch": 0.4, "delivery": 0.6}
 HERE = Path(__file__).resolve()
 
@@ -185,7 +195,7 @@ async def _journal(path: Path, url: str = "http://127.0.0.1:9/") -> AsyncIterato
         tasks.start_soon(store.run)
         tasks.start_soon(journal.run)
         settings = Settings(url=url, concurrency=CONCURRENCY)
-        await journal.submit(SetWebhook("global", "", "", "api", 0, lambda _known: (settings, Credentials())))
+        await journal.submit(SetWebhook(Address("global", "", ""), "api", 0, lambda _known: (settings, Credentials())))
         yield journal
         await journal.drain()
         tasks.cancel_scope.cancel()
@@ -218,7 +228,7 @@ async def _bare_posts(url: str, bodies: list[bytes]) -> None:
 
     async def work(session: aiohttp.ClientSession) -> None:
         for body in waiting:
-            async with session.post(url, data=body, headers={"content-type": "application/json"}) as answer:
+            async with session.post(url, data=body, headers=HEADERS) as answer:
                 await answer.read()
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

@@ -1,5 +1,6 @@
 """Connections: one function runs in one hop of a connection's own thread; SQLite's errors become ours."""
 
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
@@ -51,6 +52,8 @@ class Hopper:
 
 async def connect(path: Path, *, writing: bool) -> Hopper:
     """Open `path` for the one writer, or read-only. Raises CannotStartError."""
+    if writing:
+        _make_private(path)
     uri = f"file:{quote(str(path))}?mode={'rwc' if writing else 'ro'}"
     try:
         connection = await aiosqlite.connect(uri, uri=True, isolation_level=None, cached_statements=256)
@@ -70,6 +73,15 @@ async def connect(path: Path, *, writing: bool) -> Hopper:
     return hopper
 
 
+def _make_private(path: Path) -> None:
+    """Create the file for its owner alone: it holds payloads and credentials. SQLite's other files take its mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        msg = f"cannot open the database {path}: {error.strerror}"
+        raise CannotStartError(msg) from error
+
+
 def _configure_writer(connection: sqlite3.Connection) -> None:
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         msg = f"SQLite {sqlite3.sqlite_version} is too old: at least 3.37 is needed"
@@ -84,6 +96,8 @@ def _configure_writer(connection: sqlite3.Connection) -> None:
     # Checkpoints are run between commits, never inside one.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("PRAGMA journal_size_limit = 67108864")
+    # What is erased (credentials that were replaced) must not stay readable in free pages.
+    connection.execute("PRAGMA secure_delete = FAST")
     connection.execute("PRAGMA cache_size = -65536")
     connection.execute("PRAGMA foreign_keys = OFF")
     migrate(connection)

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import structlog
 
-from outbox.domain.deliveries import Delivery, State
+from outbox.domain.deliveries import Delivery
 from outbox.domain.errors import CannotStartError, OutcomeUnknownError
 from outbox.domain.projecting import Changes, project
 from outbox.domain.records import decode
@@ -20,8 +20,9 @@ _CHECKPOINT_FRAMES = 1000
 _HEAD_INTERVAL_S = 1.0
 _PAGE_BYTES = 4096
 _REBUILD_PAGE = 2000
-_log = structlog.get_logger("store")
 _PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter")
+
+_log = structlog.get_logger("store")
 
 
 async def open_store(path: Path) -> "SqliteStore":
@@ -72,7 +73,14 @@ class SqliteStore:
         while True:
             await self._checkpoint_due.wait()
             self._checkpoint_due = anyio.Event()
-            await self._writer.run(self._checkpoint, "PASSIVE")
+            try:
+                await self._writer.run(self._checkpoint, "PASSIVE")
+            except sqlite3.Error as error:
+                if _sync_failed(error):
+                    msg = f"the write-ahead log could not be moved into the database ({error}): the disk fails"
+                    raise OutcomeUnknownError(msg) from error
+                # Nothing is lost: what is committed stays in the write-ahead log, and the next commit asks again.
+                _log.warning("checkpoint.refused", reason=str(error))
 
     async def _keep_head(self) -> None:
         while True:
@@ -103,11 +111,19 @@ class SqliteStore:
         """Checkpoint, close, give the lock back."""
         try:
             if self._frames:
-                await self._writer.run(self._checkpoint, "TRUNCATE")
-                self._write_head()
-            await self._writer.aclose()
+                await self._move_all()
         finally:
-            self._lock.release()
+            try:
+                await self._writer.aclose()
+            finally:
+                self._lock.release()
+
+    async def _move_all(self) -> None:
+        try:
+            await self._writer.run(self._checkpoint, "TRUNCATE")
+        except sqlite3.Error as error:
+            _log.warning("checkpoint.refused", reason=str(error))
+        self._write_head()
 
     def _commit(self, connection: sqlite3.Connection, wants: Wants, decide: Decide) -> Head:
         try:
@@ -129,7 +145,7 @@ class SqliteStore:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(connection)
-            if error.sqlite_errorname.startswith("SQLITE_IOERR"):
+            if _sync_failed(error):
                 # After a failed sync the kernel may drop the pages and call them clean: asking again would lie.
                 msg = f"a commit's outcome is unknown ({error}): the disk fails"
                 raise OutcomeUnknownError(msg) from error
@@ -163,6 +179,10 @@ class SqliteStore:
         return folded
 
 
+def _sync_failed(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_IOERR")
+
+
 def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
     query = "SELECT seq, record FROM log WHERE seq > ? ORDER BY seq LIMIT ?"
     return connection.execute(query, (after, _REBUILD_PAGE)).fetchall()
@@ -189,10 +209,9 @@ def _facts(connection: sqlite3.Connection, wants: Wants) -> Facts:
         for key, event, record in _find(connection, _KEYS, [(key,) for key in wants.keys], 1):
             facts.keys[key] = KeyFact(event, record)
     for webhook, after, limit in wants.unsettled:
-        rows = connection.execute(_UNSETTLED, (webhook, after, limit)).fetchall()
-        if rows:
-            pending = sum(state == State.PENDING for _, state in rows)
-            facts.unsettled[webhook] = UnsettledRange(rows[0][0], rows[-1][0], pending, len(rows) - pending)
+        row = connection.execute(_UNSETTLED, (webhook, after, limit)).fetchone()
+        if row[0] is not None:
+            facts.unsettled[webhook] = UnsettledRange._make(row)
     return facts
 
 
@@ -205,7 +224,10 @@ _KEYS = (
     "WITH wanted (k) AS (VALUES {}) SELECT key, event, record"
     " FROM wanted CROSS JOIN idempotency ON key = k CROSS JOIN log ON seq = event"
 )
-_UNSETTLED = "SELECT event, state FROM delivery WHERE webhook = ? AND event > ? AND state < 2 ORDER BY event LIMIT ?"
+_UNSETTLED = (
+    "SELECT min(event), max(event), sum(state = 0), sum(state = 1) FROM ("
+    "SELECT event, state FROM delivery WHERE webhook = ? AND event > ? ORDER BY event LIMIT ?)"
+)
 _FOUND_AT_ONCE = 500
 
 
