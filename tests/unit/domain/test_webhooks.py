@@ -5,14 +5,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from outbox.domain.catalogue import KINDS
-from outbox.domain.errors import InvalidError
+from outbox.domain.errors import ConflictError, InvalidError
 from outbox.domain.webhooks import (
+    Address,
     Credentials,
     Settings,
     Webhook,
     canonical_events,
+    check_address,
+    check_changeable,
     check_headers,
     check_name,
     check_settings,
@@ -197,6 +201,52 @@ def test_a_webhook_logs_in_one_way(name: str) -> None:
     with pytest.raises(InvalidError, match="contradict each other") as refused:
         check_settings(webhook().settings, Credentials(headers={name: "x"}, userinfo="u:p"))
     assert refused.value.where == "$.headers"
+
+
+@pytest.mark.parametrize("name", ["jwt_key", "JWT_KEY"])
+def test_a_key_for_tokens_is_one_way_to_log_in(name: str) -> None:
+    """An authorization header contradicts it in any case of letters, and an empty key signs nothing."""
+    assert Credentials(headers={"x": "y", name: "k"}).jwt_key == "k"
+    assert Credentials(headers={"x": "y"}).jwt_key is None
+    for other in ("authorization", "Authorization"):
+        with pytest.raises(InvalidError, match="contradict each other") as refused:
+            check_settings(webhook().settings, Credentials(headers={name: "k", other: "x"}))
+        assert refused.value.where == "$.headers"
+    with pytest.raises(InvalidError, match="empty") as refused:
+        check_settings(webhook().settings, Credentials(headers={name: ""}))
+    assert refused.value.where == f"$.headers.{name}"
+
+
+def test_what_the_environment_sets_is_not_changed_by_others() -> None:
+    """The refusal names the variable; a webhook that the API set, or none, may be changed."""
+    check_changeable(webhook())
+    check_changeable(None)
+    with pytest.raises(ConflictError, match="WEBHOOK_GLOBAL_URL"):
+        check_changeable(structs.replace(webhook(), source="environment"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [Address("global"), Address("global", "", "x"), Address("instance", "a b"), Address("instance", "a", "x")],
+)
+def test_addresses_are_taken(address: Address) -> None:
+    """A global webhook has no instance; a name is a choice."""
+    check_address(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [
+        (Address("instance"), "instance"), (Address("instance", "a/b"), "instance"),
+        (Address("instance", "a", "b/c"), "name"), (Address("global", "", "test"), "name"),
+        (Address("instance", "a", "test"), "name"),
+    ],
+)  # fmt: skip
+def test_what_no_path_can_name_is_no_address(address: Address, where: str) -> None:
+    """The part that is wrong is named; `test` is where test events are sent."""
+    with pytest.raises(InvalidError) as refused:
+        check_address(address)
+    assert refused.value.where == where
 
 
 @pytest.mark.parametrize("name", ["n8n", "A_b-9", "x" * 64])

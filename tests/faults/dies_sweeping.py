@@ -1,0 +1,24 @@
+"""The service with a death planted into the sweep of a deleted webhook: its first chunk is kept, its second is not."""
+
+import os
+import signal
+from itertools import count
+
+from app.__main__ import main
+from outbox.journal.commands import Bury
+from outbox.journal.ledger import Ledger
+
+_passed = count(1)
+
+
+def decide(self: Bury, ledger: Ledger) -> int | None:
+    """Die with the second chunk decided and not written."""
+    answer = _decide(self, ledger)
+    if next(_passed) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer
+
+
+if __name__ == "__main__":
+    _decide, Bury.decide = Bury.decide, decide  # type: ignore[method-assign]
+    main()
