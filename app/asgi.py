@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException
 
 from app.intake import Intake, Receive
 from app.problems import PROBLEM_JSON, ProblemError, evolution_shape, problem_for
-from app.routes import evolution, health, inspection, listing, log, metrics, webhooks
+from app.routes import evolution, health, inspection, listing, log, metrics, schema, webhooks
 from app.routes.ingest import Ingest, Scope, Send
 from app.security import Keys, api_key_guard
 from app.settings import Settings
@@ -45,6 +45,7 @@ def create_app(engine: Engine, settings: Settings) -> Callable[[Scope, Receive, 
             log.get_log,
             log.stream_log,
             metrics.get_metrics,
+            schema.get_schema,
             health.live,
             health.ready,
         ],

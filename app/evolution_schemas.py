@@ -8,6 +8,7 @@ v2 nests everything in `webhook`, 2.0 is flat with names like `webhookByEvents`,
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from app.describing import ProblemOut
 from app.schemas import rfc3339, webhook_id
 from app.webhook_schemas import masked_headers, masked_url
 from outbox.domain.bodies import decode_json
@@ -39,17 +40,23 @@ class _Members(Struct, kw_only=True):
     events: list[str] = []
 
 
-class _Nested(_Members, rename="camel"):
+class V2Webhook(_Members, rename="camel"):
+    """What a v2 body holds."""
+
     by_events: Switch = UNSET
     base64: Switch = UNSET
 
 
-class _Flat(_Members, rename="camel"):
+class FlatBody(_Members, rename="camel"):
+    """The body of 2.0."""
+
     webhook_by_events: Switch = UNSET
     webhook_base64: Switch = UNSET
 
 
-class _FlatSnake(_Members):
+class V1Body(_Members):
+    """The body of v1."""
+
     webhook_by_events: Switch = UNSET
     webhook_base64: Switch = UNSET
 
@@ -60,8 +67,10 @@ class _Shape(Struct, rename="camel"):
     webhook_base64: Raw | UnsetType = UNSET
 
 
-class _V2(Struct):
-    webhook: _Nested
+class V2Body(Struct):
+    """The body of v2."""
+
+    webhook: V2Webhook
 
 
 class EvolutionOut(Struct, rename="camel"):
@@ -79,18 +88,31 @@ class EvolutionOut(Struct, rename="camel"):
     instance_id: str
 
 
+class EvolutionMessage(Struct):
+    """What is wrong, as Evolution API says it: a list for faults of the body, a text for the rest."""
+
+    message: list[str | list[str]]
+
+
+class EvolutionProblemOut(ProblemOut):
+    """An error with the members that Evolution API's clients look at."""
+
+    error: str
+    response: EvolutionMessage
+
+
 def read_wanted(body: bytes) -> Wanted:
     """Return what a body of any generation asks for. Raises MalformedError, InvalidError (with the path)."""
     shape = decode_json(msgspec.json.Decoder(_Shape), body)
     if shape.webhook is not UNSET:
-        nested = decode_json(msgspec.json.Decoder(_V2), body).webhook
+        nested = decode_json(msgspec.json.Decoder(V2Body), body).webhook
         return _wanted(nested, nested.by_events, nested.base64, "$.webhook")
     if shape.webhook_by_events is UNSET and shape.webhook_base64 is UNSET:
         # Without either switch the flat bodies look alike, and v1, the older one, may leave `enabled` out.
-        snake = decode_json(msgspec.json.Decoder(_FlatSnake), body)
+        snake = decode_json(msgspec.json.Decoder(V1Body), body)
         snake.enabled = True if snake.enabled is UNSET else snake.enabled
         return _wanted(snake, snake.webhook_by_events, snake.webhook_base64, "$")
-    flat = decode_json(msgspec.json.Decoder(_Flat), body)
+    flat = decode_json(msgspec.json.Decoder(FlatBody), body)
     return _wanted(flat, flat.webhook_by_events, flat.webhook_base64, "$")
 
 

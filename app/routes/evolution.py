@@ -6,17 +6,33 @@ from litestar import Request, Response, get, post
 from litestar.params import Parameter
 from msgspec import UNSET, structs
 
-from app.evolution_schemas import EvolutionOut, Wanted, read_wanted, show_evolution
+from app.describing import JSON, describe
+from app.evolution_schemas import (
+    EvolutionOut,
+    EvolutionProblemOut,
+    FlatBody,
+    V1Body,
+    V2Body,
+    Wanted,
+    read_wanted,
+    show_evolution,
+)
 from app.routes.bodies import read_body
 from app.webhook_schemas import credentials_from
 from outbox.domain.errors import InvalidError
 from outbox.domain.webhooks import Address, Credentials, Settings, Webhook
 from outbox.engine import Engine
 
+_BODIES = (V2Body, FlatBody, V1Body)
+
 Instance = Annotated[str, Parameter(description="the instance's name")]
 
 
-@post("/webhook/set/{instance:str}", status_code=201)
+@post(
+    "/webhook/set/{instance:str}",
+    status_code=201,
+    opt=describe(bodies={JSON: _BODIES}, problems=(409,), problem=EvolutionProblemOut),
+)
 async def set_webhook(request: Request[Any, Any, Any], engine: Engine, instance: Instance) -> EvolutionOut:
     """Set the webhook of an instance; omitted headers, byEvents and base64 keep their value."""
     wanted = read_wanted(await read_body(request))
@@ -51,7 +67,7 @@ def _merged(wanted: Wanted, url: str, userinfo: str, known: Webhook | None) -> t
     return settings, credentials_from(kept, userinfo, known)
 
 
-@get("/webhook/find/{instance:str}")
+@get("/webhook/find/{instance:str}", opt=describe(problem=EvolutionProblemOut))
 async def find_webhook(engine: Engine, instance: Instance) -> Response[EvolutionOut | None]:
     """Show the webhook of an instance, or `null`."""
     webhook = engine.webhooks.find("instance", instance)

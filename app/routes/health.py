@@ -2,18 +2,22 @@
 
 from litestar import Response, get
 
+from app.describing import Answer, describe
 from outbox.engine import Engine
 
+_Reasons = dict[str, str | list[str]]
+_ANSWERS = {200: Answer(_Reasons, description="ready"), 503: Answer(_Reasons, description="not ready, and why")}
 
-@get("/health/live", opt={"public": True})
+
+@get("/health/live", opt=describe(public=True))
 async def live() -> dict[str, str]:
     """Say that the process answers."""
     return {"status": "live"}
 
 
-@get("/health/ready", opt={"public": True})
-async def ready(engine: Engine) -> Response[dict[str, str | list[str]]]:
+@get("/health/ready", opt=describe(public=True, answers=_ANSWERS))
+async def ready(engine: Engine) -> Response[_Reasons]:
     """Say whether events are taken in and delivered, and if not, why: 503 with the reasons."""
     reasons = engine.troubles
-    body: dict[str, str | list[str]] = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+    body: _Reasons = {"status": "not ready" if reasons else "ready", "reasons": reasons}
     return Response(body, status_code=503 if reasons else 200)

@@ -5,11 +5,12 @@ from typing import Annotated
 from litestar import get, post
 from litestar.params import Parameter
 
+from app.describing import describe
 from app.schemas import EventOut, StatsOut, show_event, show_stats
 from outbox.engine import Engine
 
 
-@get("/events/{event_id:str}")
+@get("/events/{event_id:str}", opt=describe(problems=(404,)))
 async def get_event(
     engine: Engine, event_id: Annotated[str, Parameter(description="evt_ and 32 hex digits")]
 ) -> EventOut:

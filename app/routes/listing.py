@@ -4,13 +4,14 @@ from typing import Any
 
 from litestar import Request, get
 
+from app.describing import describe
 from app.filters import read_listing
 from app.listing_schemas import DeliveriesOut, EventsOut, show_deliveries, show_events
 from app.routes.parameters import LISTING, read_query
 from outbox.engine import Engine
 
 
-@get("/events")
+@get("/events", opt=describe(parameters=LISTING))
 async def list_events(request: Request[Any, Any, Any], engine: Engine) -> EventsOut:
     """List events, newest first. With `webhook` or `state`: those that have such a delivery.
 
@@ -20,7 +21,7 @@ async def list_events(request: Request[Any, Any, Any], engine: Engine) -> Events
     return show_events(await engine.inspector.events(asked.wanted, asked.limit, asked.after))
 
 
-@get("/deliveries")
+@get("/deliveries", opt=describe(parameters=LISTING))
 async def list_deliveries(request: Request[Any, Any, Any], engine: Engine) -> DeliveriesOut:
     """List deliveries, those of the newest events first.
 

@@ -7,32 +7,43 @@ import anyio
 from litestar import Request, get
 from litestar.response import Stream
 
+from app.describing import Answer, Parameter, describe
 from app.filters import read_seq
 from app.log_schemas import LogOut, show_entry, show_log
 from app.paging import LIMIT_MAX, read_limit
-from app.routes.parameters import read_query
+from app.routes.parameters import AFTER, LIMIT_PARAMETER, read_query
 from app.schemas import encode
 from outbox.engine import Engine, Entry
 
 KEEP_ALIVE_S = 15.0
 GATHER_S = 0.05
 
+_LAST_EVENT_ID = Parameter(
+    "Last-Event-ID", AFTER.schema, "what a client sends that resumes: goes before `after`", "header"
+)
 
-@get("/log")
+
+@get("/log", opt=describe(parameters=(AFTER, LIMIT_PARAMETER)))
 async def get_log(request: Request[Any, Any, Any], engine: Engine) -> LogOut:
     """Show the records of the log that follow the seq `after` (0: from the first), oldest first."""
-    given = read_query(request, "after", "limit")
+    given = read_query(request, AFTER, LIMIT_PARAMETER)
     limit = read_limit(given.get("limit"))
     return show_log(await engine.inspector.log(read_seq(given.get("after", "0")), limit), limit)
 
 
-@get("/log/stream")
+@get(
+    "/log/stream",
+    opt=describe(
+        parameters=(AFTER, _LAST_EVENT_ID),
+        answers={200: Answer(str, "text/event-stream", "events whose data is a record as in `/log`")},
+    ),
+)
 async def stream_log(request: Request[Any, Any, Any], engine: Engine) -> Stream:
     """Send the same as server-sent events, and go on as records are committed.
 
     The id of each is its seq; `Last-Event-ID` resumes after it. The stream ends when the service stops.
     """
-    given = read_query(request, "after")
+    given = read_query(request, AFTER)
     resumed = request.headers.get("last-event-id")
     after = read_seq(given.get("after", "0")) if resumed is None else read_seq(resumed, "Last-Event-ID")
     return Stream(_events(engine, after), media_type="text/event-stream", headers={"cache-control": "no-store"})

@@ -6,8 +6,10 @@ from typing import Any
 from litestar import Request, Response, delete, get, post, put
 from litestar.di import Provide
 
-from app.paging import Cursor, Limit, read_limit
+from app.describing import JSON, Answer, Parameter, describe
+from app.paging import read_limit
 from app.routes.bodies import read_struct
+from app.routes.parameters import LIMIT_PARAMETER, read_query
 from app.webhook_schemas import (
     TrialOut,
     WebhookIn,
@@ -28,7 +30,10 @@ _PATHS = [
     "/webhooks/instances/{instance:str}/{name:str}",
 ]
 _TEST_PATHS = [f"{path}/test" for path in _PATHS]
-_CURSOR = re.compile(r"wh_([0-9]{1,18})")
+_CURSOR = re.compile(r"wh_([0-9]{1,18})", re.ASCII)
+_CURSOR_PARAMETER = Parameter(
+    "cursor", {"type": "string", "pattern": "^wh_[0-9]{1,18}$"}, "where to go on: `next` of the page before"
+)
 _UNNAMED_TEST_PATHS = [path for path in _TEST_PATHS if "{name" not in path]
 
 
@@ -44,10 +49,16 @@ def _address(request: Request[Any, Any, Any]) -> Address:
     return Address("global", "", found.get("name", ""))
 
 
+_PUT = {200: Answer(WebhookOut, description="replaced"), 201: Answer(WebhookOut, description="new")}
 _ADDRESS = {"address": Provide(_address, sync_to_thread=False)}
 
 
-@put(_PATHS, status_code=200, dependencies=_ADDRESS)
+@put(
+    _PATHS,
+    status_code=200,
+    dependencies=_ADDRESS,
+    opt=describe(bodies={JSON: (WebhookIn,)}, answers=_PUT, problems=(409,)),
+)
 async def put_webhook(request: Request[Any, Any, Any], engine: Engine, address: Address) -> Response[WebhookOut]:
     """Set a webhook, the whole of it: 201 when it is new."""
     wanted = await read_struct(request, WebhookIn)
@@ -76,7 +87,7 @@ async def put_test() -> None:
     check_name("test")
 
 
-@get(_PATHS, dependencies=_ADDRESS)
+@get(_PATHS, dependencies=_ADDRESS, opt=describe(problems=(404, 422)))
 async def get_webhook(engine: Engine, address: Address) -> WebhookOut:
     """Show a webhook."""
     webhook = engine.webhooks.find(*address)
@@ -86,22 +97,23 @@ async def get_webhook(engine: Engine, address: Address) -> WebhookOut:
     return show_webhook(webhook)
 
 
-@delete(_PATHS, status_code=204, dependencies=_ADDRESS)
+@delete(_PATHS, status_code=204, dependencies=_ADDRESS, opt=describe(problems=(404, 409, 422)))
 async def delete_webhook(engine: Engine, address: Address) -> None:
     """Delete a webhook; what it had pending is settled as dead."""
     await engine.delete_webhook(address)
 
 
-@post(_TEST_PATHS, status_code=200, dependencies=_ADDRESS)
+@post(_TEST_PATHS, status_code=200, dependencies=_ADDRESS, opt=describe(problems=(404, 409, 422)))
 async def test_webhook(engine: Engine, address: Address) -> TrialOut:
     """Post a test event to a webhook now, enabled or not, and show what came of it; nothing of it is recorded."""
     return show_trial(await engine.try_webhook(address))
 
 
-@get("/webhooks")
-async def list_webhooks(engine: Engine, limit: Limit = None, cursor: Cursor = None) -> WebhooksOut:
+@get("/webhooks", opt=describe(parameters=(LIMIT_PARAMETER, _CURSOR_PARAMETER)))
+async def list_webhooks(request: Request[Any, Any, Any], engine: Engine) -> WebhooksOut:
     """Show all live webhooks, the oldest first."""
-    size, after = read_limit(limit), _after(cursor)
+    given = read_query(request, LIMIT_PARAMETER, _CURSOR_PARAMETER)
+    size, after = read_limit(given.get("limit")), _after(given.get("cursor"))
     webhooks = sorted((webhook for webhook in engine.webhooks if webhook.number > after), key=_number)
     page = [show_webhook(webhook) for webhook in webhooks[:size]]
     return WebhooksOut(page, page[-1].id if len(webhooks) > size else None)
