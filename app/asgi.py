@@ -1,6 +1,7 @@
 """The ASGI application: Litestar, and in front of it the hot path of ingest."""
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
@@ -26,8 +27,21 @@ _log = structlog.get_logger("http")
 def create_app(engine: Engine, settings: Settings) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """Return the service as an ASGI application around an open engine."""
     keys = Keys(settings.api_key, settings.ingest_token)
+    framework = create_framework(engine, keys)
     ingest = Ingest(engine, keys, Intake(settings["OUTBOX_MAX_BODY_BYTES"], settings["OUTBOX_INGEST_BYTES"]))
-    framework = Litestar(
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        if ingest.serves(scope):
+            await ingest(scope, receive, send)
+        else:
+            await framework(cast("Any", scope), cast("Any", receive), cast("Any", send))
+
+    return front
+
+
+def create_framework(engine: Engine, keys: Keys) -> Litestar:
+    """Return the framework with all routes but those of ingest."""
+    return Litestar(
         route_handlers=[
             webhooks.list_webhooks,
             webhooks.put_webhook,
@@ -59,21 +73,19 @@ def create_app(engine: Engine, settings: Settings) -> Callable[[Scope, Receive, 
         signature_types=[Engine],
     )
 
-    async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        if ingest.serves(scope):
-            await ingest(scope, receive, send)
-        else:
-            await framework(cast("Any", scope), cast("Any", receive), cast("Any", send))
-
-    return front
-
 
 def _problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     if isinstance(error, HTTPException):
-        error = ProblemError(error.status_code, error.detail, dict(error.headers or {}))
+        error = ProblemError(error.status_code, _detail(request, error), dict(error.headers or {}))
     elif not isinstance(error, OutboxError):
         _log.error("request.failed", path=request.url.path, exc_info=error)
     problem = problem_for(error)
     if request.url.path.startswith("/webhook/"):
         problem = evolution_shape(problem)
     return Response(problem.encode(), status_code=problem.status, headers=problem.headers, media_type=PROBLEM_JSON)
+
+
+def _detail(request: Request[Any, Any, Any], error: HTTPException) -> str:
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return f"there is nothing at {request.method} {request.url.path}"
+    return error.detail

@@ -108,5 +108,6 @@ def media_type(headers: Headers, *taken: bytes) -> bytes:
         return kind
     if kind != JSON and not kind.endswith(b"+json"):
         names = b" or ".join((JSON, *taken)).decode()
-        raise ProblemError(415, f"the content type is {kind.decode('latin-1')[:80]!r}: send {names}")
+        hint = " (with curl: --json)" if kind == b"application/x-www-form-urlencoded" else ""
+        raise ProblemError(415, f"the content type is {kind.decode('latin-1')[:80]!r}: send {names}{hint}")
     return JSON

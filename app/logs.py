@@ -15,7 +15,7 @@ def configure_logs(level: str, style: str, stream: TextIO | None = None) -> None
     console = style == "console" or (style == "auto" and stream.isatty())
     # Traces never show the values of variables: secrets are among them.
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [structlog.dev.ConsoleRenderer(sort_keys=False, exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

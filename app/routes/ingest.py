@@ -4,6 +4,7 @@ This is the one path where every microsecond counts, and where the body must rea
 framework costs about as much as the rest of it together (`docs/decisions/`).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from app.intake import JSON, NDJSON, BodyReader, ClientGoneError, Headers, Intak
 from app.problems import PROBLEM_JSON, ProblemError, problem_for
 from app.security import Keys
 from outbox.domain.batches import read_array, read_lines
-from outbox.domain.errors import InvalidError, OutboxError, TooLargeError
+from outbox.domain.errors import BusyError, InvalidError, OutboxError, TooLargeError
 from outbox.domain.events import MAX_HOPS, Event, read_event, read_evolution_event
 from outbox.domain.ids import event_text
 from outbox.engine import Engine
@@ -84,6 +85,10 @@ class Ingest:
         try:
             receipt, replayed = await serve(scope, headers, reader, receive)
         except ClientGoneError:
+            return
+        except asyncio.CancelledError:
+            # The grace of a stop is over, and this task ends here anyway; a sender that is answered comes back.
+            await _refuse(BusyError("the service is stopping", retry_after_s=5), send)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             if not isinstance(error, OutboxError):

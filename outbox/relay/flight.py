@@ -85,7 +85,7 @@ def note(log: structlog.typing.FilteringBoundLogger, claim: Claim, record: Attem
         attempt=record.attempt,
         cause=cause(answer),
         detail=record.reason or answer.detail,
-        next_ms=record.due_ms,
+        retry_in_s=None if record.effect is Effect.BURY else (record.due_ms - record.at_ms - record.took_ms) / 1000,
     )
 
 

@@ -32,11 +32,11 @@ from litestar import Litestar, post
 from app.logs import configure_logs
 from app.service import spare_the_collector
 from outbox.domain.addresses import AddressPolicy, parse_networks
-from outbox.domain.events import read_event
+from outbox.domain.events import Event, read_event
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Address, Credentials, Settings
 from outbox.engine import EngineConfig, open_engine
-from outbox.journal.commands import Accept, SetWebhook
+from outbox.journal.commands import Accept, AcceptBatch, SetWebhook
 from outbox.journal.writer import Journal
 from outbox.store.sqlite import open_store
 
@@ -172,18 +172,22 @@ async def measure_batch(folder: Path, rounds: int, commits: int) -> tuple[list[f
             yardstick.append(commits * BATCH / (time.perf_counter() - started))
             events = [[read_event(body) for body in batch] for batch in batches]
             started = time.perf_counter()
-            last = None
-            for batch_events in events:
-                # Producers do not wait for each other: the next 500 come while these are being committed.
-                answers = [journal.submit(Accept(event, time.time_ns() // 1_000_000)) for event in batch_events]
-                if last is not None:
-                    await last
-                last = answers[-1]
-            if last is not None:
-                await last
+            await _one_by_one(journal, events)
             ours.append(commits * BATCH / (time.perf_counter() - started))
     bare.close()
     return ours, yardstick
+
+
+async def _one_by_one(journal: Journal, batches: list[list[Event]]) -> None:
+    """Commit each batch by itself, the next one coming while the last one is being committed."""
+    waiting: asyncio.Future[tuple[int, list[bytes]]] | None = None
+    for events in batches:
+        answer = journal.submit(AcceptBatch(events, time.time_ns() // 1_000_000))
+        # The journal takes all that is there: let it take this batch before the next one comes.
+        await (waiting or asyncio.sleep(0))
+        waiting = answer
+    if waiting is not None:
+        await waiting
 
 
 @contextlib.asynccontextmanager
