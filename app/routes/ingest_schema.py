@@ -8,7 +8,7 @@ from app.describing import Answer, Operation, Parameter
 from app.intake import JSON, NDJSON
 from app.openapi import Route
 from app.routes.ingest import BATCH_MAX_EVENTS, BatchReceipt, Receipt
-from outbox.domain.events import INSTANCE_MAX_LENGTH
+from outbox.domain.events import INSTANCE_MAX_LENGTH, MAX_HOPS
 
 
 class EventIn(Struct):
@@ -37,7 +37,10 @@ _KEY = Parameter(
     "header",
 )
 _HOPS = Parameter(
-    "x-outbox-hops", {"type": "integer", "minimum": 0}, "how many relays the event has been through", "header"
+    "x-outbox-hops",
+    {"type": "integer", "minimum": 0, "maximum": MAX_HOPS - 1},
+    "how many relays the event has been through",
+    "header",
 )
 _REPLAYED = {"idempotency-replayed": "`true`: this is a repeat, and nothing was stored"}
 _SLOW_OR_CIRCLING = (408, 508)
