@@ -2,6 +2,7 @@
 
 A head must be complete within ten seconds. A body must not pause for ten seconds, and after the first ten seconds must
 have come at 64 KiB a second on average. Whoever is slower gets a 408 and loses the connection (RFC 9110, 15.5.9).
+Time in which this service was not listening is not the client's.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._waiting_since: float | None = now
         self._body_since = self._last_byte = now
         self._body_bytes = 0
+        self._looked_at = now
         self._look = self.loop.call_later(LOOK_EVERY_S, self._watch)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -37,10 +39,10 @@ class PatientProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Note that something came; after an answer, the first byte begins the next head."""
         self._last_byte = self.loop.time()
-        self._body_bytes += len(data)
         if self._waiting_since is None and self.cycle is not None and self.cycle.response_complete:
             self._waiting_since = self._last_byte
         super().data_received(data)
+        self._body_bytes += len(data)
 
     def on_headers_complete(self) -> None:
         """Stop to wait for a head, and start to measure the body."""
@@ -51,16 +53,26 @@ class PatientProtocol(HttpToolsProtocol):
     def _watch(self) -> None:
         now = self.loop.time()
         self._look = self.loop.call_later(LOOK_EVERY_S, self._watch)
+        # What came while the loop was held up, or while the application took nothing, has not been read yet; and a
+        # request behind one that is not answered has time.
+        passed, self._looked_at = now - self._looked_at, now
+        self._forgive(passed if self.flow.read_paused or self.pipeline else passed - LOOK_EVERY_S, now)
         if self._waiting_since is not None:
             if now - self._waiting_since > HEAD_S:
                 self._cut_off(f"the head of the request was not complete within {HEAD_S:g} s")
         elif self._reading_body() and self._too_slow(now):
             self._cut_off(f"the body came slower than {BODY_BYTES_PER_S // 1024} KiB/s, or paused too long")
 
+    def _forgive(self, seconds: float, now: float) -> None:
+        if seconds > LOOK_EVERY_S / 10:
+            self._last_byte = min(self._last_byte + seconds, now)
+            self._body_since = min(self._body_since + seconds, now)
+            if self._waiting_since is not None:
+                self._waiting_since = min(self._waiting_since + seconds, now)
+
     def _reading_body(self) -> bool:
-        # While the application has not taken what is there, it is not the client that is slow.
         cycle: Any = self.cycle
-        return cycle is not None and cycle.more_body and not cycle.response_complete and not self.flow.read_paused
+        return cycle is not None and cycle.more_body and not cycle.response_complete
 
     def _too_slow(self, now: float) -> bool:
         took_s = now - self._body_since
@@ -72,7 +84,9 @@ class PatientProtocol(HttpToolsProtocol):
         self._look.cancel()
         if self.transport.is_closing():
             return
-        if self.cycle is None or not self.cycle.response_started:
+        cycle: Any = self.cycle
+        # Nobody waits for a 408 in the middle of an answer, or behind one that was given before its body had come.
+        if cycle is None or not cycle.response_started or (cycle.response_complete and not cycle.more_body):
             body = problem_for(ProblemError(408, detail)).encode()
             head = f"HTTP/1.1 408 Request Timeout\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
