@@ -232,8 +232,7 @@ class Engine:
         """
         webhook = self.webhooks.find(*address)
         if webhook is None:
-            msg = "there is no such webhook"
-            raise NotFoundError(msg)
+            raise NotFoundError(address.missing)
         if not webhook.settings.url:
             msg = "this webhook has no URL to post to: set one first"
             raise ConflictError(msg)

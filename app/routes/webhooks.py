@@ -92,8 +92,7 @@ async def get_webhook(engine: Engine, address: Address) -> WebhookOut:
     """Show a webhook."""
     webhook = engine.webhooks.find(*address)
     if webhook is None:
-        msg = "there is no such webhook"
-        raise NotFoundError(msg)
+        raise NotFoundError(address.missing)
     return show_webhook(webhook)
 
 

@@ -73,6 +73,14 @@ class Address(NamedTuple):
     instance: str = ""
     name: str = ""
 
+    @property
+    def missing(self) -> str:
+        """The sentence for when no live webhook is there."""
+        owner = (
+            "there is no global webhook" if self.scope == "global" else f"the instance {self.instance!r} has no webhook"
+        )
+        return f"{owner} named {self.name!r}" if self.name else owner
+
 
 class Webhook(Struct, frozen=True):
     """A webhook as it stands at some point of the log.

@@ -249,8 +249,7 @@ class DeleteWebhook(Struct, frozen=True):
         """See `Command.decide`; return what was deleted. Raises NotFoundError and ConflictError."""
         known = ledger.webhooks.find(*self.address)
         if known is None:
-            msg = "there is no such webhook"
-            raise NotFoundError(msg)
+            raise NotFoundError(self.address.missing)
         check_changeable(known)
         ledger.delete_webhook(known.number, known.secret, self.now_ms)
         return known

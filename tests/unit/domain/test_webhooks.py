@@ -306,3 +306,9 @@ def test_a_webhook_shows_its_url_as_it_was_set() -> None:
 def test_a_webhook_takes_what_it_is_set_to(settings: dict[str, Any], takes: bool) -> None:  # noqa: FBT001
     """No events listed means all of them; a disabled webhook takes none."""
     assert webhook(**settings).takes("CALL") is takes
+
+
+def test_a_missing_webhook_is_named() -> None:
+    """The sentence says whose webhook, and which one, is not there."""
+    assert Address("global").missing == "there is no global webhook"
+    assert Address("instance", "loja01", "crm").missing == "the instance 'loja01' has no webhook named 'crm'"
