@@ -28,7 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 BATCH_MAX_EVENTS = 10_000
 BATCH_MAX_BYTES = 16 * 1024 * 1024
 
-_OWN_PATHS = frozenset({"/events", "/events/batch"})
+_OWN_PATHS = frozenset({"/events", "/events/", "/events/batch", "/events/batch/"})
 _LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 _KEY_MAX_BYTES = 255
 _EVENTS_AT_ONCE = 250
@@ -79,7 +79,7 @@ class Ingest:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = dict(scope["headers"])
-        path = scope["path"]
+        path = scope["path"].rstrip("/")
         serve = self._event if path == "/events" else self._batch if path == "/events/batch" else self._evolution
         reader = BodyReader(self._intake)
         try:

@@ -129,7 +129,7 @@ def other_requests() -> Iterator[Bad]:
         yield Bad(404, ("evt_",), "GET", f"/events/{wrong}")
     yield Bad(404, (SOME_ID,), "GET", f"/events/{SOME_ID}")
     for path in (
-        "/", "/nothing", "/events/", "/webhook", "/webhook/set", "/webhook/set/", "/webhooks/instances/", "/ingester",
+        "/", "/nothing", "/webhook", "/webhook/set", "/webhook/set/", "/webhooks/instances/", "/ingester",
         "/webhooks/instances/a/b/c", "/webhook/find/a%2Fb", "/eventss", "//events", "/stats/x",
     ):  # fmt: skip
         yield Bad(404, (), "POST", path, EVENT)
