@@ -130,13 +130,13 @@ def other_requests() -> Iterator[Bad]:
     yield Bad(404, (SOME_ID,), "GET", f"/events/{SOME_ID}")
     for path in (
         "/", "/nothing", "/webhook", "/webhook/set", "/webhook/set/", "/webhooks/instances/", "/ingester",
-        "/webhooks/instances/a/b/c", "/webhook/find/a%2Fb", "/eventss", "//events", "/stats/x",
+        "/webhooks/instances/a/b/c", "/webhook/find/a%2Fb", "/eventss", "/stats/x",
     ):  # fmt: skip
         yield Bad(404, (), "POST", path, EVENT)
     for method, path in (
         ("GET", "/ingest"), ("PUT", "/ingest"), ("GET", f"/ingest/{INGEST_TOKEN}"), ("PATCH", "/ingest/x/y"),
         ("PUT", "/events"), ("PATCH", "/events"), ("DELETE", f"/events/{SOME_ID}"), ("POST", f"/events/{SOME_ID}"),
-        ("POST", "/stats"),
+        ("POST", "/stats"), ("POST", "//events"),
         ("PUT", "/stats"), ("PATCH", PUT), ("POST", PUT), ("PUT", SET), ("GET", SET), ("POST", "/webhook/find/loja01"),
         ("DELETE", "/webhook/find/loja01"),
     ):  # fmt: skip
