@@ -14,6 +14,7 @@ from outbox.domain.ids import body_digest
 INSTANCE_MAX_LENGTH = 255
 MAX_HOPS = 5
 
+_LIST, _OBJECT = b"[{"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd\ud800-\udfff]")
 
 
@@ -123,18 +124,18 @@ def check_instance(name: str, *, slashes: bool = False, where: str = "$.instance
 
 def ordering_key(instance: str, data: Raw | bytes | None) -> int:
     """Return the signed 64-bit hash of the instance and the chat that `data` is about, or of the instance alone."""
-    chat = _chat(bytes(data)) if data is not None else ""
+    chat = _chat(memoryview(data)) if data is not None else ""  # data may be large: no copy of it
     digest = hashlib.blake2b(f"{instance}\0{chat}".encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _chat(data: bytes) -> str:
-    if data.startswith(b"["):
+def _chat(data: memoryview) -> str:
+    if data[0] == _LIST:
         elements = _FIRST_CHAT.decode(data)
         if not elements:
             return ""
-        data = bytes(elements[0])
-    if not data.startswith(b"{"):
+        data = memoryview(elements[0])
+    if data[0] != _OBJECT:
         return ""
     try:
         found = _CHAT.decode(data)

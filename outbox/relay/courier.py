@@ -2,7 +2,7 @@
 
 import asyncio
 import email.utils
-import io
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,6 +21,7 @@ EXCERPT_BYTES = 1024
 ANSWER_BYTES = 64 * 1024
 BODY_PATIENCE_S = 5.0
 LARGE_BODY_BYTES = 512 * 1024
+PIECE_BYTES = 64 * 1024
 KEEPALIVE_S = 4.0
 
 _REDIRECTS = range(300, 400)
@@ -130,16 +131,26 @@ def _timeout(total_s: float) -> aiohttp.ClientTimeout:
 
 
 async def _post(session: aiohttp.ClientSession, parcel: Parcel) -> Answer:
-    # aiohttp warns of large bytes; a file-like body is sent in pieces and leaves the loop free in between.
-    data = parcel.body if len(parcel.body) < LARGE_BODY_BYTES else io.BytesIO(parcel.body)
+    data: bytes | AsyncIterator[bytes] = parcel.body
+    headers = parcel.headers
+    if len(parcel.body) >= LARGE_BODY_BYTES:
+        # aiohttp warns of large bytes, and makes a copy of what a BytesIO holds.
+        data, headers = _pieces(parcel.body), {**headers, "content-length": str(len(parcel.body))}
     async with session.post(
         _url(parcel.url),
         data=data,
-        headers=parcel.headers,
+        headers=headers,
         allow_redirects=False,
         timeout=_timeout(parcel.timeout_s),
     ) as response:
         return await _answer(response)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    """Yield a large body piece by piece, and leave the loop free in between."""
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
+        await asyncio.sleep(0)
 
 
 async def _answer(response: aiohttp.ClientResponse) -> Answer:

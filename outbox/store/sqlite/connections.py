@@ -20,6 +20,7 @@ MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
 _MIGRATIONS = Path(__file__).parent.parent / "sql" / "sqlite"
 _ROWS_AT_ONCE = (128, 16, 4, 1)
 _COPIED_BYTES = 65_536
+_LARGE_BYTES = 1024 * 1024
 _DAMAGED = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 
 _T = TypeVar("_T")
@@ -145,6 +146,21 @@ def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Row], 
                 ],
             )
             done += size
+
+
+def insert_bodies(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes]]) -> None:
+    """Insert rows of the table `body`.
+
+    SQLite copies what is bound to a statement twice, and a cached statement keeps its copy until it is used again: a
+    large body is written piece by piece instead, and so is in memory once.
+    """
+    insert(connection, "INSERT INTO body (event, body) VALUES", [row for row in rows if len(row[1]) < _LARGE_BYTES])
+    for event, body in rows:
+        if len(body) >= _LARGE_BYTES:
+            connection.execute("INSERT INTO body (event, body) VALUES (?, zeroblob(?))", (event, len(body)))
+            with connection.blobopen("body", "body", event) as blob:
+                for start in range(0, len(body), _LARGE_BYTES):
+                    blob.write(body[start : start + _LARGE_BYTES])
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from outbox.domain.errors import CannotStartError, OutcomeUnknownError
 from outbox.domain.projecting import Changes, project
 from outbox.domain.records import decode
 from outbox.store.protocol import Batch, Decide, Facts, Head, KeyFact, UnsettledRange, Wants
-from outbox.store.sqlite.connections import Hopper, Row, connect, flat, groups, insert, translated
+from outbox.store.sqlite.connections import Hopper, Row, connect, flat, groups, insert, insert_bodies, translated
 from outbox.store.sqlite.files import FileLock, HeadFile
 from outbox.store.sqlite.reading import SqliteReader, open_reader, read_head
 
@@ -241,7 +241,7 @@ def _find(connection: sqlite3.Connection, query: str, wanted: Sequence[Row], wid
 
 def _write(connection: sqlite3.Connection, batch: Batch) -> None:
     insert(connection, "INSERT INTO log (seq, subject, record, digest) VALUES", batch.log)
-    insert(connection, "INSERT INTO body (event, body) VALUES", batch.bodies)
+    insert_bodies(connection, batch.bodies)
     insert(connection, "INSERT INTO secret (id, material) VALUES", batch.secrets)
     if batch.erased:
         connection.execute(f"DELETE FROM secret WHERE id IN ({groups(len(batch.erased))})", batch.erased)  # noqa: S608
