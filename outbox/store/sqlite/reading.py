@@ -15,6 +15,11 @@ from outbox.store.sqlite.connections import Hopper, connect, flat, groups, trans
 
 _LOG = "SELECT seq, subject, record, digest FROM log"
 _DELIVERY = "SELECT webhook, event, state, due_ms, attempts, charged FROM delivery"
+# CROSS JOIN keeps the wanted rows as the outer loop; with a row value and IN, the whole table would be gone through.
+_WANTED = (
+    "WITH wanted (w, e) AS (VALUES {}) SELECT webhook, event, state, due_ms, attempts, charged"
+    " FROM wanted CROSS JOIN delivery ON webhook = w AND event = e"
+)
 _WEBHOOK = (
     "SELECT number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms, deleted_ms"
     " FROM webhook ORDER BY number"
@@ -179,7 +184,7 @@ def _bodies(connection: sqlite3.Connection, events: Sequence[int]) -> dict[int, 
 
 
 def _deliveries(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> list[Delivery]:
-    query = f"{_DELIVERY} WHERE (webhook, event) IN (VALUES {groups(len(pairs), 2)})"
+    query = _WANTED.format(groups(len(pairs), 2))
     return [Delivery._make(row) for row in connection.execute(query, flat(pairs))] if pairs else []
 
 
