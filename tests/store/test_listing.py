@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from outbox.domain.deliveries import State
-from outbox.engine import EventFilter, Inspector, Wanted, open_inspector
+from outbox.engine import EventFilter, Inspector, Position, Wanted, open_inspector
 from outbox.store.protocol import LOOKED_AT_ONCE
 from tests.store.filling import SECOND_MS, START_MS, Planned, fill
 
@@ -99,6 +99,16 @@ async def test_events_without_deliveries_are_listed_unless_a_delivery_is_asked_f
         assert await events(inspector, Wanted(), 2) == [7, 6, 5]
         assert await events(inspector, Wanted(state="pending"), 2) == [6]
         assert await events(inspector, Wanted(events=EventFilter(kind="NEW_TOKEN")), 2) == [7]
+
+
+async def test_a_cursor_holds_whatever_way_the_next_page_goes(tmp_path: Path) -> None:
+    """A page that ended amid an event's deliveries goes on with the rest of them, also on the way of one webhook."""
+    plan = [Planned(states=dict.fromkeys(range(1, WEBHOOKS + 1), State.DEAD))] * 3
+    async with filled(tmp_path, 3, plan) as inspector:
+        for wanted in (Wanted(webhook=2), Wanted(webhook=2, state="dead")):
+            for after, seqs in ((Position(6, 3), [6, 5]), (Position(6, 2), [5]), (Position(6, 0), [5])):
+                page = await inspector.deliveries(wanted, 50, after)
+                assert [item.delivery.event for item in page.items] == seqs, (wanted, after)
 
 
 LONG = 3 * LOOKED_AT_ONCE - 5
