@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import msgspec
 import structlog
 
 from outbox.domain.deliveries import Delivery
@@ -202,8 +203,8 @@ def _frames(batch: Batch) -> int:
 
 def _facts(connection: sqlite3.Connection, wants: Wants) -> Facts:
     facts = Facts(head=read_head(connection))
-    if wants.deliveries:
-        for row in _find(connection, _DELIVERIES, wants.deliveries, 2):
+    for (text,) in _find(connection, _DELIVERIES, wants.deliveries, 2):
+        for row in _ROWS.decode(text):
             facts.deliveries[row[0], row[1]] = Delivery._make(row)
     if wants.keys:
         for key, event, record in _find(connection, _KEYS, [(key,) for key in wants.keys], 1):
@@ -215,11 +216,14 @@ def _facts(connection: sqlite3.Connection, wants: Wants) -> Facts:
     return facts
 
 
-# CROSS JOIN keeps the wanted rows as the outer loop: one look-up by primary key each.
+# CROSS JOIN keeps the wanted rows as the outer loop: one look-up by primary key each. They come as one row of JSON,
+# since a step for each would wait for Python's global lock each time.
 _DELIVERIES = (
-    "WITH wanted (w, e) AS (VALUES {}) SELECT webhook, event, state, due_ms, attempts, charged"
+    "WITH wanted (w, e) AS (VALUES {})"
+    " SELECT json_group_array(json_array(webhook, event, state, due_ms, attempts, charged))"
     " FROM wanted CROSS JOIN delivery ON webhook = w AND event = e"
 )
+_ROWS = msgspec.json.Decoder(list[list[int]])
 _KEYS = (
     "WITH wanted (k) AS (VALUES {}) SELECT key, event, record"
     " FROM wanted CROSS JOIN idempotency ON key = k CROSS JOIN log ON seq = event"
