@@ -46,10 +46,11 @@ async def stream_log(request: Request[Any, Any, Any], engine: Engine) -> Stream:
     given = read_query(request, AFTER)
     resumed = request.headers.get("last-event-id")
     after = read_seq(given.get("after", "0")) if resumed is None else read_seq(resumed, "Last-Event-ID")
-    return Stream(_events(engine, after), media_type="text/event-stream", headers={"cache-control": "no-store"})
+    return Stream(stream_of(engine, after), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
-async def _events(engine: Engine, after: int) -> AsyncIterator[bytes]:
+async def stream_of(engine: Engine, after: int) -> AsyncIterator[bytes]:
+    """Yield server-sent events of the records that follow `after`, those of one look together, until the stop."""
     yield b": the log\n\n"  # so that the client knows at once that it is connected
     while not engine.followers.stopping:
         committed = engine.followers.next_commit()

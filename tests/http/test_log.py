@@ -6,11 +6,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
 
+from app.routes.log import stream_of
+from outbox.engine import Engine, Entry
+from outbox.journal.following import Followers
 from tests.harness import API_KEY, Receiver, Service, running
 
 PASSWORD = "canary-password"
@@ -151,6 +154,28 @@ async def test_the_stream_sends_what_was_and_what_comes(tmp_path: Path) -> None:
                 assert (found, record["seq"], record["id"]) == (seq, seq, event_id)
                 assert time.monotonic() - began < 5, "no keep-alive is what wakes it"
         assert record in await records(service)
+
+
+class CommitsWhileRead:
+    """An engine in which a commit lands after a look at the log, before whoever looked waits for it."""
+
+    def __init__(self) -> None:
+        self.followers = Followers()
+        self.inspector = self
+        self.looks = 0
+
+    async def log(self, after: int, _limit: int) -> list[Entry]:
+        """Return nothing at first, then the record."""
+        self.looks += 1
+        self.followers.notice(set())
+        return [Entry(after + 1, bytes(32), None)] if self.looks == 2 else []
+
+
+async def test_a_commit_between_looking_and_waiting_is_not_missed() -> None:
+    """What is committed just after a look wakes the stream, rather than wait for the next commit."""
+    events = stream_of(cast("Engine", CommitsWhileRead()), 0)
+    async with asyncio.timeout(5):
+        assert [await anext(events), (await anext(events))[:6]] == [b": the log\n\n", b"id: 1\n"]
 
 
 async def test_the_stream_resumes(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ async def test_the_numbers(tmp_path: Path) -> None:
             assert value(found, "outbox_deliveries", webhook=entry["id"], state=state) == n
     good, bad, off = (entry["id"] for entry in stats["webhooks"])
     assert value(found, "outbox_deliveries", webhook=off, state="held") == 1
+    assert not any(n for (_, labels), n in found.items() if ("webhook", "deleted") in labels)
     assert value(found, "outbox_attempts_total", webhook=good, outcome="retry") == 1
     assert value(found, "outbox_attempts_total", webhook=good, outcome="acknowledged") == 1
     assert value(found, "outbox_attempts_total", webhook=bad, outcome="dead") == 1

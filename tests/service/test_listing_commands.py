@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
+from outbox.store.protocol import LOOKED_AT_ONCE
 from tests.harness import Receiver, Service, running
+from tests.store.filling import Planned, fill
 
 PASSWORD = "canary-password"
 LONG_PATH = "/" + "path" * 40
@@ -112,6 +114,16 @@ async def test_what_others_wrote_is_no_markup(tmp_path: Path) -> None:
             status, output, errors = await service.command(command)
             assert (status, errors) == (0, "")
             assert name in output
+
+
+def test_a_list_is_looked_for_until_it_is_full(tmp_path: Path) -> None:
+    """People follow no empty pages: what stands far down is found by one command."""
+    database = tmp_path / "outbox.db"
+    fill(database, LOOKED_AT_ONCE + 50, lambda number: Planned("NEW_TOKEN" if number < 2 else "CALL"))
+    settings = {"OUTBOX_DATABASE_URL": f"sqlite:///{database}"}
+    for limit, found in (("1", 1), ("2", 2), ("50", 2)):
+        result = CliRunner(env=settings).invoke(main, ["events", "--event", "new.jwt", "--limit", limit, "--json"])
+        assert len(json.loads(result.stdout)["items"]) == found
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside the service", "without it"])
