@@ -66,10 +66,16 @@ def test_the_suffix_follows_the_path(vector: dict[str, str]) -> None:
         ("https://h?x=a?b", "https://h?x=a?b", "https://h/call?x=a?b"),
         ("https://h/w?", "https://h/w?", "https://h/w/call?"),
         ("https://h/w/", "https://h/w/", "https://h/w/call"),
+        (
+            "https://h/\u00e9%2f/?q=\u65e5+%41",
+            "https://h/%C3%A9%2f/?q=%E6%97%A5+%41",
+            "https://h/%C3%A9%2f/call?q=%E6%97%A5+%41",
+        ),
+        ("https://\u00e9.test/a", "https://\u00e9.test/a", "https://\u00e9.test/a/call"),
     ],
 )
 def test_query_and_fragment_stay_out_of_the_path(url: str, plain: str, by_events: str) -> None:
-    """A query stays behind the suffix, a fragment is never sent, a slash does not double."""
+    """A query stays behind the suffix, a fragment is never sent, a slash does not double, paths are ASCII."""
     assert url_for(webhook(url=url), "CALL", "documented") == plain
     assert url_for(webhook(url=url, by_events=True), "CALL", "documented") == by_events
 

@@ -185,6 +185,15 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any], where: str) -
             check_settings(webhook(**settings).settings, Credentials(headers={"host": "x"}))
 
 
+@pytest.mark.parametrize("userinfo", ["a b", "a\r\nx: y", "\x00", 'a"b', "\\", "\ud800", "u:<p>"], ids=ascii)
+def test_a_broken_user_or_password_is_refused(userinfo: str) -> None:
+    """What may not stand in a URL may not stand before its @ either, and is not repeated."""
+    with pytest.raises(InvalidError, match="no space, control character or quote") as refused:
+        check_settings(webhook().settings, Credentials(userinfo=userinfo))
+    assert refused.value.where == "$.url"
+    assert userinfo not in refused.value.detail
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"url": "", "enabled": False}, {"concurrency": 1, "timeout_ms": 1}, {"concurrency": 1000, "timeout_ms": 600_000}],
