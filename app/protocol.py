@@ -3,6 +3,9 @@
 A head must be complete within ten seconds. A body must not pause for ten seconds, and after the first ten seconds must
 have come at 64 KiB a second on average. Whoever is slower gets a 408 and loses the connection (RFC 9110, 15.5.9).
 Time in which this service was not listening is not the client's.
+
+A client that is refused while it is still sending hears why: closing at once would reset the connection, and the answer
+could be lost with it (RFC 9112, 9.6).
 """
 
 import asyncio
@@ -28,6 +31,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._waiting_since: float | None = now
         self._body_since = self._last_byte = now
         self._body_bytes = 0
+        self._ending = False
         self._looked_at = now
         self._look = self.loop.call_later(LOOK_EVERY_S, self._watch)
 
@@ -49,6 +53,25 @@ class PatientProtocol(HttpToolsProtocol):
         self._waiting_since = None
         self._body_since, self._body_bytes = self._last_byte, 0
         super().on_headers_complete()
+
+        if not self.cycle.keep_alive:
+            self.cycle.transport = _Lingering(self)  # type: ignore[assignment]
+
+    def on_message_complete(self) -> None:
+        """Close, if all that kept the connection open was a body that nobody wanted."""
+        super().on_message_complete()
+        if self._ending:
+            self.transport.close()
+
+    def end(self) -> None:
+        """Close behind an answer; while the client is still sending, close our side only, and read on for a while."""
+        cycle: Any = self.cycle
+        if not cycle.more_body or self.transport.is_closing():
+            self.transport.close()
+        elif not self._ending:
+            self._ending = True
+            self._waiting_since = self.loop.time()
+            self.transport.write_eof()
 
     def _watch(self) -> None:
         now = self.loop.time()
@@ -91,3 +114,16 @@ class PatientProtocol(HttpToolsProtocol):
             head = f"HTTP/1.1 408 Request Timeout\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
+
+
+class _Lingering:
+    """The transport of a connection that ends with an answer."""
+
+    def __init__(self, protocol: PatientProtocol) -> None:
+        self._protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol.transport, name)
+
+    def close(self) -> None:
+        self._protocol.end()

@@ -3,6 +3,7 @@
 
 import asyncio
 import hashlib
+import io
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -125,6 +126,18 @@ async def test_a_budget_smaller_than_a_body_admits_one_alone(tmp_path: Path) -> 
             assert await one.status() == 202
         assert (await post(service, body)).status == 202
         assert (await stats(service))["events"] == 2
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+async def test_who_is_refused_while_sending_hears_why(tmp_path: Path, connection: str) -> None:
+    """A body that is refused by its length is read and thrown away for a while, so that the answer is not lost."""
+    async with running(tmp_path, OUTBOX_MAX_BODY_BYTES="1000") as service:
+        for _ in range(10):
+            body = io.BytesIO(of_size(5_000_000))
+            reply = await service.request("POST", "/events", body, {"connection": connection})  # type: ignore[arg-type]
+            assert reply.status == 413
+            assert "OUTBOX_MAX_BODY_BYTES" in reply.json()["detail"]
+        assert (await service.request("POST", "/events", of_size(1000), {"connection": connection})).status == 202
 
 
 async def test_nothing_leaks_whatever_ends_a_request(tmp_path: Path) -> None:
