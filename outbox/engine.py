@@ -1,8 +1,8 @@
 """The front door and the composition root: `open_engine(config)` puts store, journal and relay together."""
 
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -42,7 +42,7 @@ from outbox.relay.addresses import judge_url
 from outbox.relay.budget import ByteBudget
 from outbox.relay.clock import Clock, SystemClock
 from outbox.relay.courier import Courier
-from outbox.relay.flight import Tower
+from outbox.relay.flight import Carrier, Tower
 from outbox.relay.lane import Surroundings
 from outbox.relay.loop import Relay
 from outbox.relay.recorder import Recorder
@@ -65,6 +65,7 @@ __all__ = [
     "Inspector",
     "ListedDelivery",
     "ListedEvent",
+    "Outside",
     "Position",
     "Report",
     "Stats",
@@ -102,6 +103,19 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     idempotency_window_s: int = 86_400
     queue_bytes: int = 256 * 1024 * 1024
     delivery_bytes: int = 256 * 1024 * 1024
+
+
+class Outside(Struct, frozen=True, kw_only=True):
+    """What is outside of the engine: time, chance, the disk, the network. A simulation brings its own.
+
+    Waiting is done on the event loop's clock, which a simulation replaces too. `random` gives numbers from 0 to 1,
+    `courier` makes the POSTs from the addresses that may be called and the clock.
+    """
+
+    clock: Clock = SystemClock()
+    random: Callable[[], float] = random.random
+    open_store: Callable[[Path], Awaitable[Store]] = open_store
+    courier: Callable[[AddressPolicy, Clock], AbstractAsyncContextManager[Carrier]] = Courier
 
 
 class AcceptedBatch(Struct, frozen=True):
@@ -264,25 +278,26 @@ class Engine:
 
 
 @asynccontextmanager
-async def open_engine(config: EngineConfig, clock: Clock | None = None) -> AsyncIterator[Engine]:
+async def open_engine(config: EngineConfig, outside: Outside | None = None) -> AsyncIterator[Engine]:
     """Open the database, start journal and relay, and stop them in order on leaving.
 
     Raises CannotStartError; what breaks later is raised out of the block, which is cancelled.
     """
-    clock = clock or SystemClock()
+    outside = outside or Outside()
+    clock = outside.clock
     async with AsyncExitStack() as stack:
-        store = await open_store(config.database)
+        store = await outside.open_store(config.database)
         stack.push_async_callback(store.aclose)
         reader = await _reader(store, stack)
         claims = Claims(await _reader(store, stack))
         head = HeadFile(config.database)
         await _compare_head(reader, head)
         journal = Journal(store, load_webhooks(*await reader.webhooks()), config.queue_bytes)
-        courier = await stack.enter_async_context(Courier(config.addresses))
+        courier = await stack.enter_async_context(outside.courier(config.addresses, clock))
         tower = Tower(
             courier=courier,
             clock=clock,
-            random=random.random,
+            random=outside.random,
             policy=config.retry,
             timeout_ms=config.timeout_ms,
             route_style=config.route_style,

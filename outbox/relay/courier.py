@@ -4,7 +4,7 @@ import asyncio
 import email.utils
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from yarl import URL
 from outbox.domain.addresses import OPERATORS_OWN, AddressPolicy
 from outbox.domain.retrying import Answer
 from outbox.relay.addresses import RefusedAddressError, guarded_sockets
+from outbox.relay.clock import Clock
 
 EXCERPT_BYTES = 1024
 ANSWER_BYTES = 64 * 1024
@@ -61,9 +62,10 @@ class _Line(Struct, frozen=True):
 class Courier:
     """Posts parcels: over one line to the operator's own URL, over another to everybody else's."""
 
-    def __init__(self, policy: AddressPolicy) -> None:
+    def __init__(self, policy: AddressPolicy, clock: Clock) -> None:
         """Guard the URLs of webhooks by `policy`; sessions are opened by `async with`."""
         self._policy = policy
+        self._clock = clock
         self._stack = AsyncExitStack()
         self._lines: dict[bool, _Line] = {}
 
@@ -90,12 +92,12 @@ class Courier:
         task = asyncio.current_task()
         try:
             try:
-                return await _post(line.pooled, parcel)
+                return await self._post(line.pooled, parcel)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # The server closed a kept-alive connection just as we sent: nobody's fault, and no answer is lost.
                 if task in line.connector.dialled or _begun(error):
                     raise
-                return await _post(line.fresh, parcel)
+                return await self._post(line.fresh, parcel)
         except TimeoutError:
             return Answer(error="timeout", detail=f"no answer within {parcel.timeout_s:g} s")
         except aiohttp.ClientError as error:
@@ -104,6 +106,21 @@ class Courier:
             return Answer(error="connection_error", detail=str(error)[:200])
         finally:
             line.connector.dialled.discard(task)
+
+    async def _post(self, session: aiohttp.ClientSession, parcel: Parcel) -> Answer:
+        data: bytes | AsyncIterator[bytes] = parcel.body
+        headers = parcel.headers
+        if len(parcel.body) >= LARGE_BODY_BYTES:
+            # aiohttp warns of large bytes, and makes a copy of what a BytesIO holds.
+            data, headers = _pieces(parcel.body), {**headers, "content-length": str(len(parcel.body))}
+        async with session.post(
+            _url(parcel.url),
+            data=data,
+            headers=headers,
+            allow_redirects=False,
+            timeout=_timeout(parcel.timeout_s),
+        ) as response:
+            return await _answer(response, self._clock)
 
 
 def _begun(error: aiohttp.ClientError) -> bool:
@@ -130,22 +147,6 @@ def _timeout(total_s: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=total_s)
 
 
-async def _post(session: aiohttp.ClientSession, parcel: Parcel) -> Answer:
-    data: bytes | AsyncIterator[bytes] = parcel.body
-    headers = parcel.headers
-    if len(parcel.body) >= LARGE_BODY_BYTES:
-        # aiohttp warns of large bytes, and makes a copy of what a BytesIO holds.
-        data, headers = _pieces(parcel.body), {**headers, "content-length": str(len(parcel.body))}
-    async with session.post(
-        _url(parcel.url),
-        data=data,
-        headers=headers,
-        allow_redirects=False,
-        timeout=_timeout(parcel.timeout_s),
-    ) as response:
-        return await _answer(response)
-
-
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
     """Yield a large body piece by piece, and leave the loop free in between."""
     for start in range(0, len(body), PIECE_BYTES):
@@ -153,7 +154,7 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
 
 
-async def _answer(response: aiohttp.ClientResponse) -> Answer:
+async def _answer(response: aiohttp.ClientResponse, clock: Clock) -> Answer:
     status = response.status
     if status in _SUCCESS:
         # The status has acknowledged: what follows it is read only so that the connection can serve again.
@@ -170,7 +171,7 @@ async def _answer(response: aiohttp.ClientResponse) -> Answer:
         status=status,
         detail=note,
         excerpt=excerpt[:EXCERPT_BYTES],
-        retry_after_s=retry_after(response.headers.get("retry-after", "")),
+        retry_after_s=retry_after(response.headers.get("retry-after", ""), clock.now_ms()),
     )
 
 
@@ -229,7 +230,7 @@ def _named(error: aiohttp.ClientError) -> Answer:  # noqa: C901 - one table of n
     return Answer(error=name, detail=detail[:200])
 
 
-def retry_after(value: str) -> float | None:
+def retry_after(value: str, now_ms: int) -> float | None:
     """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3), or None where it says nothing."""
     value = value.strip()
     if value.isdecimal() and value.isascii():
@@ -240,4 +241,4 @@ def retry_after(value: str) -> float | None:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - datetime.now(UTC)).total_seconds()
+    return moment.timestamp() - now_ms / 1000

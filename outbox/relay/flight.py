@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -17,16 +18,23 @@ from outbox.domain.routing import url_for
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim
 from outbox.relay.clock import Clock
-from outbox.relay.courier import Courier, Parcel
+from outbox.relay.courier import Parcel
 from outbox.relay.signing import own_headers
 
 _MIB = 1024 * 1024
 
 
+class Carrier(Protocol):
+    """Whoever makes the POSTs: the courier, or what a simulation puts in its place."""
+
+    async def post(self, parcel: Parcel) -> Answer:
+        """Make one POST and return what came of it, whatever that is, within the parcel's timeout."""
+
+
 class Tower(Struct, frozen=True):
     """What every attempt of every lane goes by."""
 
-    courier: Courier
+    courier: Carrier
     clock: Clock
     random: Callable[[], float]
     policy: RetryPolicy

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
@@ -27,15 +27,32 @@ _T = TypeVar("_T")
 Row = tuple[Any, ...]
 
 
-class Hopper:
-    """A connection whose only use is to run whole functions in its thread."""
+class Hopper(Protocol):
+    """A connection whose only use is to run whole functions, each in one hop off the event loop."""
+
+    async def run(self, function: Callable[..., _T], *args: object) -> _T:
+        """Run `function(connection, *args)`, one after another; once begun it ends, whatever is cancelled here."""
+
+    async def aside(self, function: Callable[[], _T]) -> _T:
+        """Run a function that blocks but needs no connection, beside those that do."""
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+
+
+Opener = Callable[[str], Awaitable[Hopper]]
+"""Opens the connection that an SQLite URI names, without a transaction. Raises sqlite3.Error."""
+
+
+class ThreadHopper:
+    """A connection with a thread of its own."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         """Take over an open connection."""
         self._connection = connection
 
     async def run(self, function: Callable[..., _T], *args: object) -> _T:
-        """Run `function(connection, *args)` in the thread; once begun it ends, whatever is cancelled here.
+        """See `Hopper.run`.
 
         aiosqlite has no public call for this; the private one is used here only, and its version is pinned.
         """
@@ -45,23 +62,31 @@ class Hopper:
             result = await execute(lambda: function(self._connection._conn, *args))  # noqa: SLF001
         return result  # noqa: RET504 - inside the scope, which might swallow an error, a return may not be reached
 
+    async def aside(self, function: Callable[[], _T]) -> _T:
+        """See `Hopper.aside`."""
+        return await anyio.to_thread.run_sync(function)
+
     async def aclose(self) -> None:
         """Close the connection and end its thread."""
         with anyio.CancelScope(shield=True):
             await self._connection.close()
 
 
-async def connect(path: Path, *, writing: bool) -> Hopper:
+async def open_thread(uri: str) -> Hopper:
+    """Open a connection with a thread of its own: the `Opener` of a service."""
+    return ThreadHopper(await aiosqlite.connect(uri, uri=True, isolation_level=None, cached_statements=256))
+
+
+async def connect(path: Path, *, writing: bool, opener: Opener = open_thread) -> Hopper:
     """Open `path` for the one writer, or read-only. Raises CannotStartError."""
     if writing:
         _make_private(path)
     uri = f"file:{quote(str(path))}?mode={'rwc' if writing else 'ro'}"
     try:
-        connection = await aiosqlite.connect(uri, uri=True, isolation_level=None, cached_statements=256)
+        hopper = await opener(uri)
     except sqlite3.Error as error:
         msg = f"cannot open the database {path}: {error}"
         raise CannotStartError(msg) from error
-    hopper = Hopper(connection)
     try:
         await hopper.run(_configure_writer if writing else _configure_reader)
     except sqlite3.Error as error:

@@ -11,7 +11,7 @@ from outbox.domain.deliveries import Delivery
 from outbox.domain.projecting import EventRow, KeyRow, WebhookRow
 from outbox.store.protocol import Due, EventFilter, FoundEvent, Head, LogRow, Position, Run, Slice, Tail
 from outbox.store.sqlite import listing
-from outbox.store.sqlite.connections import Hopper, connect, flat, groups, translated
+from outbox.store.sqlite.connections import Hopper, Opener, connect, flat, groups, open_thread, translated
 
 _LOG = "SELECT seq, subject, record, digest FROM log"
 _DELIVERY = "SELECT webhook, event, state, due_ms, attempts, charged FROM delivery"
@@ -48,9 +48,9 @@ _ROWS = msgspec.json.Decoder(list[list[Any]])
 _T = TypeVar("_T")
 
 
-async def open_reader(path: Path) -> "SqliteReader":
+async def open_reader(path: Path, opener: Opener = open_thread) -> "SqliteReader":
     """Open `path` read-only. Raises CannotStartError."""
-    return SqliteReader(await connect(path, writing=False))
+    return SqliteReader(await connect(path, writing=False, opener=opener))
 
 
 def read_head(connection: sqlite3.Connection) -> Head:

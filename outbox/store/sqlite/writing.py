@@ -13,7 +13,18 @@ from outbox.domain.errors import CannotStartError, OutcomeUnknownError
 from outbox.domain.projecting import Changes, project
 from outbox.domain.records import decode
 from outbox.store.protocol import Batch, Decide, Facts, Head, KeyFact, UnsettledRange, Wants
-from outbox.store.sqlite.connections import Hopper, Row, connect, flat, groups, insert, insert_bodies, translated
+from outbox.store.sqlite.connections import (
+    Hopper,
+    Opener,
+    Row,
+    connect,
+    flat,
+    groups,
+    insert,
+    insert_bodies,
+    open_thread,
+    translated,
+)
 from outbox.store.sqlite.files import FileLock, HeadFile
 from outbox.store.sqlite.reading import SqliteReader, open_reader, read_head
 
@@ -26,7 +37,7 @@ _PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter")
 _log = structlog.get_logger("store")
 
 
-async def open_store(path: Path) -> "SqliteStore":
+async def open_store(path: Path, opener: Opener = open_thread) -> "SqliteStore":
     """Take the file's lock, open it, bring its schema up to date. Raises CannotStartError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +47,7 @@ async def open_store(path: Path) -> "SqliteStore":
     lock = FileLock(path)
     lock.take()
     try:
-        return SqliteStore(path, await connect(path, writing=True), lock)
+        return SqliteStore(path, await connect(path, writing=True, opener=opener), lock, opener)
     except BaseException:
         lock.release()
         raise
@@ -45,9 +56,10 @@ async def open_store(path: Path) -> "SqliteStore":
 class SqliteStore:
     """Implements `Store` on one SQLite file that this process owns."""
 
-    def __init__(self, path: Path, writer: Hopper, lock: FileLock) -> None:
+    def __init__(self, path: Path, writer: Hopper, lock: FileLock, opener: Opener) -> None:
         """Take over an open connection and the lock; `open_store` is the way to make one."""
         self.path = path
+        self._opener = opener
         self._writer = writer
         self._lock = lock
         self._frames = 0
@@ -87,7 +99,7 @@ class SqliteStore:
         while True:
             await self._head_moved.wait()
             self._head_moved = anyio.Event()
-            if not await anyio.to_thread.run_sync(self._write_head):
+            if not await self._writer.aside(self._write_head):
                 self._head_moved.set()
             await anyio.sleep(_HEAD_INTERVAL_S)
 
@@ -106,7 +118,7 @@ class SqliteStore:
 
     async def reader(self) -> SqliteReader:
         """Return a reader with a read-only connection of its own."""
-        return await open_reader(self.path)
+        return await open_reader(self.path, self._opener)
 
     async def aclose(self) -> None:
         """Checkpoint, close, give the lock back."""
