@@ -10,7 +10,7 @@ from app.paging import read_limit
 from outbox.domain import catalogue
 from outbox.domain.errors import InvalidError
 from outbox.domain.events import check_instance
-from outbox.engine import STATES, TOP, EventFilter, Position, Wanted
+from outbox.inspecting import STATES, TOP, EventFilter, Position, Wanted
 
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _WEBHOOK = re.compile(r"wh_([1-9][0-9]{0,17})", re.ASCII)

@@ -5,7 +5,7 @@ from msgspec import Struct
 from app.filters import cursor_text
 from app.schemas import DeliveryOut, rfc3339, webhook_id
 from outbox.domain.ids import delivery_text, event_text
-from outbox.engine import DeliveryPage, EventPage, ListedDelivery, ListedEvent
+from outbox.inspecting import DeliveryPage, EventPage, ListedDelivery, ListedEvent
 
 
 class EventItem(Struct):

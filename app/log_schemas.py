@@ -14,7 +14,7 @@ from msgspec import Struct
 from app.schemas import rfc3339, webhook_id
 from outbox.domain.ids import delivery_text, event_text
 from outbox.domain.records import AttemptRecorded, EventAccepted, Record, WebhookSet
-from outbox.engine import Entry
+from outbox.inspecting import Entry
 
 _UINT64 = 2**64
 

@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 from app.schemas import webhook_id
 from outbox import __version__
 from outbox.domain.deliveries import Effect
-from outbox.engine import Stats, Vitals
+from outbox.engine import Vitals
+from outbox.inspecting import Stats
 
 DELETED = "deleted"
 

@@ -10,7 +10,7 @@ from app.settings import MASK
 from outbox.domain.bodies import masked
 from outbox.domain.ids import body_digest, delivery_text, event_text
 from outbox.domain.records import AttemptRecorded
-from outbox.engine import EventView, Stats, state_word
+from outbox.inspecting import EventView, Stats, state_word
 
 _MASKED_MEMBERS = frozenset({"apikey", "api_key", "destination"})
 

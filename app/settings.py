@@ -16,12 +16,12 @@ from urllib.parse import unquote, urlsplit
 import dotenv
 from msgspec import Struct
 
+from outbox.config import EngineConfig, GlobalWebhook
 from outbox.domain import catalogue
 from outbox.domain.addresses import OPERATORS_OWN, AddressPolicy, parse_networks
 from outbox.domain.errors import CannotStartError, InvalidError
 from outbox.domain.retrying import RetryPolicy
 from outbox.domain.webhooks import check_url
-from outbox.engine import EngineConfig, GlobalWebhook
 
 ROOT = Path(__file__).resolve().parent.parent
 MASK = "***"

@@ -7,7 +7,6 @@ from app.settings import MASK
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.errors import InvalidError
 from outbox.domain.webhooks import Credentials, Settings, Webhook
-from outbox.engine import Trial
 
 _DEFAULTS = Settings(url="")
 
@@ -51,17 +50,6 @@ class WebhooksOut(Struct):
 
     items: list[WebhookOut]
     next: str | None
-
-
-class TrialOut(Struct):
-    """What came of a test event; `answer` is the beginning of a failure's answer."""
-
-    url: str
-    status: int | None
-    error: str | None
-    detail: str | None
-    ms: int
-    answer: str | None
 
 
 def masked_url(webhook: Webhook) -> str:
@@ -121,17 +109,4 @@ def show_webhook(webhook: Webhook) -> WebhookOut:
         timeout_ms=settings.timeout_ms,
         created_at=rfc3339(webhook.created_ms),
         updated_at=rfc3339(webhook.updated_ms),
-    )
-
-
-def show_trial(trial: Trial) -> TrialOut:
-    """Return what came of a test event."""
-    answer = trial.answer
-    return TrialOut(
-        url=trial.url,
-        status=answer.status,
-        error=answer.error or None,
-        detail=answer.detail or None,
-        ms=trial.took_ms,
-        answer=answer.excerpt.decode(errors="replace") or None,
     )

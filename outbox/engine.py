@@ -10,13 +10,12 @@ import structlog
 from msgspec import Struct, structs
 
 from outbox import __version__
+from outbox.config import EngineConfig
 from outbox.domain.addresses import AddressPolicy
-from outbox.domain.catalogue import RouteStyle
 from outbox.domain.deliveries import Effect
-from outbox.domain.errors import CannotStartError, ConflictError, NotFoundError
+from outbox.domain.errors import ConflictError, NotFoundError
 from outbox.domain.events import Event
 from outbox.domain.ids import body_digest, key_digest
-from outbox.domain.retrying import RetryPolicy
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import (
     Address,
@@ -30,13 +29,9 @@ from outbox.domain.webhooks import (
 )
 from outbox.journal.claims import Claims
 from outbox.journal.commands import Accept, AcceptBatch, Accepted, DeleteWebhook, Key, SetWebhook
-from outbox.journal.folding import Report
 from outbox.journal.following import Followers
 from outbox.journal.inspecting import Inspector
 from outbox.journal.ledger import load_webhooks
-from outbox.journal.listing import STATES, TOP, DeliveryPage, EventPage, ListedDelivery, ListedEvent, Wanted
-from outbox.journal.reading import EventView, Stats, state_word
-from outbox.journal.telling import Entry
 from outbox.journal.writer import Journal
 from outbox.relay.addresses import judge_url
 from outbox.relay.budget import ByteBudget
@@ -47,62 +42,13 @@ from outbox.relay.lane import Surroundings
 from outbox.relay.loop import Relay
 from outbox.relay.recorder import Recorder
 from outbox.relay.trial import Trial, try_out
-from outbox.store.protocol import EventFilter, Position, Reader, Store
-from outbox.store.sqlite import open_reader, open_store
+from outbox.store.protocol import Reader, Store
+from outbox.store.sqlite import open_store
 from outbox.store.sqlite.files import HeadFile
 
-__all__ = [
-    "STATES",
-    "TOP",
-    "DeliveryPage",
-    "Engine",
-    "EngineConfig",
-    "Entry",
-    "EventFilter",
-    "EventPage",
-    "EventView",
-    "GlobalWebhook",
-    "Inspector",
-    "ListedDelivery",
-    "ListedEvent",
-    "Outside",
-    "Position",
-    "Report",
-    "Stats",
-    "SystemClock",
-    "Trial",
-    "Vitals",
-    "Wanted",
-    "open_engine",
-    "open_inspector",
-    "rebuild_database",
-    "state_word",
-]
+__all__ = ["Engine", "EngineConfig", "Outside", "Trial", "Vitals", "open_engine"]
 
 _log = structlog.get_logger("engine")
-
-
-class GlobalWebhook(Struct, frozen=True, kw_only=True):
-    """The global webhook as the environment sets it; `events` are canonical, none of them meaning all."""
-
-    url: str
-    enabled: bool
-    by_events: bool
-    events: tuple[str, ...] = ()
-
-
-class EngineConfig(Struct, frozen=True, kw_only=True):
-    """Everything the engine needs to know. Sizes in bytes, times as their names say."""
-
-    database: Path
-    retry: RetryPolicy = RetryPolicy()
-    timeout_ms: int = 30_000
-    route_style: RouteStyle = "documented"
-    addresses: AddressPolicy = AddressPolicy()
-    global_webhook: GlobalWebhook | None = None
-    idempotency_window_s: int = 86_400
-    queue_bytes: int = 256 * 1024 * 1024
-    delivery_bytes: int = 256 * 1024 * 1024
 
 
 class Outside(Struct, frozen=True, kw_only=True):
@@ -342,25 +288,3 @@ async def _compare_head(reader: Reader, file: HeadFile) -> None:
     if not rows or rows[0].seq != kept.seq or rows[0].digest != kept.digest:
         aside = file.set_aside()
         _log.error("log.tail_lost", remembered=kept.seq, found=(await reader.head()).seq, evidence=str(aside))
-
-
-@asynccontextmanager
-async def open_inspector(database: Path) -> AsyncIterator[Inspector]:
-    """Open a database for looking only, beside a running service or without one. Raises CannotStartError."""
-    reader = await open_reader(database)
-    try:
-        yield Inspector(reader, HeadFile(database).read)
-    finally:
-        await reader.aclose()
-
-
-async def rebuild_database(path: Path) -> int:
-    """Rebuild the projections of a database that no service has open. Raises CannotStartError."""
-    if not await anyio.Path(path).exists():
-        msg = f"there is no database {path}"
-        raise CannotStartError(msg)
-    store = await open_store(path)
-    try:
-        return await store.rebuild()
-    finally:
-        await store.aclose()

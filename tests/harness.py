@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from msgspec import Struct, to_builtins
 
-from outbox.engine import open_inspector
+from outbox.inspecting import open_inspector
 from tests.receiver import NO_ANSWER, Answering, Arrival, Receiver
 
 __all__ = [

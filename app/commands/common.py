@@ -14,7 +14,7 @@ from rich.text import Text
 from app.schemas import encode
 from app.settings import Settings, load_settings
 from outbox.domain.errors import CannotStartError, OutboxError
-from outbox.engine import Inspector, open_inspector
+from outbox.inspecting import Inspector, open_inspector
 
 _T = TypeVar("_T")
 _GAP = 1

@@ -12,7 +12,7 @@ from app.log_schemas import show_entry
 from app.paging import LIMIT_MAX, read_limit
 from app.schemas import encode
 from outbox.domain.errors import InvalidError
-from outbox.engine import Entry, Inspector
+from outbox.inspecting import Entry, Inspector
 
 POLL_S = 0.3
 NEWEST = 20

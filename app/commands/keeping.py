@@ -15,7 +15,7 @@ from rich.progress import Progress
 from app.commands.common import fail, json_option, load, look, print_json, print_table
 from app.settings import MASK, Settings, Value, with_keys
 from outbox.domain.errors import CannotStartError
-from outbox.engine import Inspector, Report, rebuild_database
+from outbox.inspecting import Inspector, Report, rebuild_database
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to reach a service that listens everywhere
 

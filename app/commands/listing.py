@@ -11,7 +11,7 @@ from app.filters import Asked, read_listing
 from app.listing_schemas import EventItem, show_deliveries, show_events
 from app.webhook_schemas import WebhooksOut, show_webhook
 from outbox.domain.errors import InvalidError
-from outbox.engine import STATES, DeliveryPage, EventPage, Position
+from outbox.inspecting import STATES, DeliveryPage, EventPage, Position
 
 _OPTIONS = (
     click.option("--instance", help="Only of this instance."),

@@ -13,7 +13,8 @@ from app.log_schemas import LogOut, show_entry, show_log
 from app.paging import LIMIT_MAX, read_limit
 from app.routes.parameters import AFTER, LIMIT_PARAMETER, read_query
 from app.schemas import encode
-from outbox.engine import Engine, Entry
+from outbox.engine import Engine
+from outbox.inspecting import Entry
 
 KEEP_ALIVE_S = 15.0
 GATHER_S = 0.05

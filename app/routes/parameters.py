@@ -8,7 +8,7 @@ from app.describing import Parameter
 from app.paging import LIMIT, LIMIT_MAX
 from outbox.domain.errors import InvalidError
 from outbox.domain.events import INSTANCE_MAX_LENGTH
-from outbox.engine import STATES
+from outbox.inspecting import STATES
 
 _TEXT = {"type": "string"}
 _MOMENT = {

@@ -10,13 +10,12 @@ from app.describing import JSON, Answer, Parameter, describe
 from app.paging import read_limit
 from app.routes.bodies import read_struct
 from app.routes.parameters import LIMIT_PARAMETER, read_query
+from app.trial_schemas import TrialOut, show_trial
 from app.webhook_schemas import (
-    TrialOut,
     WebhookIn,
     WebhookOut,
     WebhooksOut,
     credentials_from,
-    show_trial,
     show_webhook,
 )
 from outbox.domain.errors import InvalidError, NotFoundError

@@ -31,11 +31,12 @@ from litestar import Litestar, post
 
 from app.logs import configure_logs
 from app.service import spare_the_collector
+from outbox.config import EngineConfig
 from outbox.domain.addresses import AddressPolicy, parse_networks
 from outbox.domain.events import Event, read_event
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Address, Credentials, Settings
-from outbox.engine import EngineConfig, open_engine
+from outbox.engine import open_engine
 from outbox.journal.commands import Accept, AcceptBatch, SetWebhook
 from outbox.journal.writer import Journal
 from outbox.store.sqlite import open_store

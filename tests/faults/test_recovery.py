@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from outbox.engine import open_inspector
+from outbox.inspecting import open_inspector
 from tests.harness import Arrival, Receiver, Service, running
 
 SOON_S = 1.0

@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 
 from app.routes.log import stream_of
-from outbox.engine import Engine, Entry
+from outbox.engine import Engine
+from outbox.inspecting import Entry
 from outbox.journal.following import Followers
 from tests.harness import API_KEY, Receiver, Service, running
 

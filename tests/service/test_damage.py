@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from outbox.engine import open_inspector
+from outbox.inspecting import open_inspector
 from tests.harness import Receiver, Service
 from tests.service.damage import ask, change, flip, lose_tail, overwrite
 

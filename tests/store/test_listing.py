@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from outbox.domain.deliveries import State
-from outbox.engine import EventFilter, Inspector, Position, Wanted, open_inspector
+from outbox.inspecting import EventFilter, Inspector, Position, Wanted, open_inspector
 from outbox.store.protocol import LOOKED_AT_ONCE
 from tests.store.filling import SECOND_MS, START_MS, Planned, fill
 

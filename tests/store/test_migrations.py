@@ -2,7 +2,7 @@ import sqlite3
 from pathlib import Path
 
 from outbox.domain.deliveries import State
-from outbox.engine import Wanted, open_inspector
+from outbox.inspecting import Wanted, open_inspector
 from outbox.store.sqlite import open_store
 from tests.harness import ROOT
 from tests.store.filling import Planned, fill
