@@ -1,14 +1,29 @@
 """A webhook on the wire of our own API: how it is set, how it is shown, and what of it is masked."""
 
-from msgspec import Struct
+import secrets
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct, structs
 
 from app.schemas import rfc3339, webhook_id
 from app.settings import MASK
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.errors import InvalidError
+from outbox.domain.rotating import OVERLAP_MAX_S, read_secret, rotated, secrets_at, write_secret
 from outbox.domain.webhooks import Credentials, Settings, Webhook
 
+GENERATE: Final = "generate"
+"""What asks for a new secret in the place of one."""
+
 _DEFAULTS = Settings(url="")
+_OVERLAP_S = 86_400
+_GENERATED_BYTES = 32
+_SECRET = (
+    f"`whsec_…` signs every POST (Standard Webhooks), `{GENERATE}` makes a new one, `{MASK}` keeps the one there is"
+)
+_OVERLAP = f"seconds for which a secret that is replaced signs too, 0 to {OVERLAP_MAX_S}"
+_SHOWN_SECRET = f"masked, but in the answer to `{GENERATE}`, which is the only one that shows it"
+_UNTIL = "until when the secret before this one signs too"
 
 
 class WebhookIn(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -23,10 +38,12 @@ class WebhookIn(Struct, kw_only=True, forbid_unknown_fields=True):
     route_style: RouteStyle | None = None
     concurrency: int = _DEFAULTS.concurrency
     timeout_ms: int | None = None
+    secret: Annotated[str | None, Meta(description=_SECRET)] = None
+    secret_overlap_s: Annotated[int, Meta(description=_OVERLAP)] = _OVERLAP_S
 
 
 class WebhookOut(Struct, kw_only=True):
-    """A webhook as we show it; values of headers, and the password of its URL, are masked."""
+    """A webhook as we show it; values of headers, the password of its URL, and its secret are masked."""
 
     id: str
     scope: str
@@ -41,6 +58,8 @@ class WebhookOut(Struct, kw_only=True):
     route_style: RouteStyle | None
     concurrency: int
     timeout_ms: int | None
+    secret: Annotated[str | None, Meta(description=_SHOWN_SECRET)]
+    previous_secret_until: Annotated[str | None, Meta(description=_UNTIL)]
     created_at: str
     updated_at: str
 
@@ -64,7 +83,7 @@ def masked_headers(webhook: Webhook) -> dict[str, str]:
 
 
 def credentials_from(headers: dict[str, str], userinfo: str, known: Webhook | None) -> Credentials:
-    """Return credentials in which what was sent back masked is what it was.
+    """Return credentials in which what was sent back masked is what it was; the secret is the known one.
 
     Raises InvalidError where it was nothing.
     """
@@ -76,9 +95,8 @@ def credentials_from(headers: dict[str, str], userinfo: str, known: Webhook | No
             raise InvalidError(msg, "$.url")
         userinfo = old.userinfo
     values = {name.lower(): value for name, value in old.headers.items()}
-    return Credentials(
-        headers={name: _unmasked(name, value, values) for name, value in headers.items()}, userinfo=userinfo
-    )
+    unmasked = {name: _unmasked(name, value, values) for name, value in headers.items()}
+    return structs.replace(old, headers=unmasked, userinfo=userinfo)
 
 
 def _unmasked(name: str, value: str, old: dict[str, str]) -> str:
@@ -90,9 +108,29 @@ def _unmasked(name: str, value: str, old: dict[str, str]) -> str:
     return old[name.lower()]
 
 
-def show_webhook(webhook: Webhook) -> WebhookOut:
-    """Return a webhook as our own API shows it."""
-    settings = webhook.settings
+def with_secret(credentials: Credentials, wanted: WebhookIn, now_ms: int) -> Credentials:
+    """Return `credentials`, which hold the secret known so far, with the one that is wanted. Raises InvalidError."""
+    return rotated(credentials, _secret(wanted.secret, credentials.secret), wanted.secret_overlap_s, now_ms)
+
+
+def _secret(wanted: str | None, old: bytes) -> bytes:
+    if wanted is None:
+        return b""
+    if wanted == GENERATE:
+        return secrets.token_bytes(_GENERATED_BYTES)
+    if wanted != MASK:
+        return read_secret(wanted)
+    if not old:
+        msg = f"{MASK} stands for the secret that was set, but there is none"
+        raise InvalidError(msg, "$.secret")
+    return old
+
+
+def show_webhook(webhook: Webhook, now_ms: int, *, generated: bool = False) -> WebhookOut:
+    """Return a webhook as our own API shows it at `now_ms`; its secret in clear only if it has just been generated."""
+    settings, credentials = webhook.settings, webhook.credentials
+    rotating = len(secrets_at(credentials, now_ms)) > 1
+    secret = write_secret(credentials.secret) if generated else MASK
     return WebhookOut(
         id=webhook_id(webhook.number),
         scope=webhook.scope,
@@ -107,6 +145,8 @@ def show_webhook(webhook: Webhook) -> WebhookOut:
         route_style=settings.route_style,
         concurrency=settings.concurrency,
         timeout_ms=settings.timeout_ms,
+        secret=secret if credentials.secret else None,
+        previous_secret_until=rfc3339(credentials.previous_until_ms) if rotating else None,
         created_at=rfc3339(webhook.created_ms),
         updated_at=rfc3339(webhook.updated_ms),
     )

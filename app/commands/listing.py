@@ -1,5 +1,6 @@
 """`events`, `deliveries`, `webhooks`: lists, narrowed by the same filters as over HTTP."""
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -74,8 +75,9 @@ def deliveries(*, as_json: bool, **given: str | None) -> None:
 @json_option
 def webhooks(*, as_json: bool) -> None:
     """List the webhooks, oldest first; secrets are masked."""
-    live = look(lambda inspector: inspector.webhooks())
-    found = WebhooksOut([show_webhook(webhook) for webhook in sorted(live, key=lambda entry: entry.number)], None)
+    live = sorted(look(lambda inspector: inspector.webhooks()), key=lambda entry: entry.number)
+    now_ms = time.time_ns() // 1_000_000
+    found = WebhooksOut([show_webhook(webhook, now_ms) for webhook in live], None)
     if as_json:
         print_json(found)
         return

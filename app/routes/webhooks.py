@@ -12,11 +12,13 @@ from app.routes.bodies import read_struct
 from app.routes.parameters import LIMIT_PARAMETER, read_query
 from app.trial_schemas import TrialOut, show_trial
 from app.webhook_schemas import (
+    GENERATE,
     WebhookIn,
     WebhookOut,
     WebhooksOut,
     credentials_from,
     show_webhook,
+    with_secret,
 )
 from outbox.domain.errors import InvalidError, NotFoundError
 from outbox.domain.webhooks import Address, Credentials, Settings, Webhook, canonical_events, check_name
@@ -74,10 +76,12 @@ async def put_webhook(request: Request[Any, Any, Any], engine: Engine, address: 
             concurrency=wanted.concurrency,
             timeout_ms=wanted.timeout_ms,
         )
-        return settings, credentials_from(wanted.headers, userinfo, known)
+        credentials = credentials_from(wanted.headers, userinfo, known)
+        return settings, with_secret(credentials, wanted, engine.now_ms())
 
     webhook, new = await engine.set_webhook(address, wanted.url, settings_for)
-    return Response(show_webhook(webhook), status_code=201 if new else 200)
+    shown = show_webhook(webhook, engine.now_ms(), generated=wanted.secret == GENERATE)
+    return Response(shown, status_code=201 if new else 200)
 
 
 @put(_UNNAMED_TEST_PATHS, include_in_schema=False)
@@ -92,7 +96,7 @@ async def get_webhook(engine: Engine, address: Address) -> WebhookOut:
     webhook = engine.webhooks.find(*address)
     if webhook is None:
         raise NotFoundError(address.missing)
-    return show_webhook(webhook)
+    return show_webhook(webhook, engine.now_ms())
 
 
 @delete(_PATHS, status_code=204, dependencies=_ADDRESS, opt=describe(problems=(404, 409, 422)))
@@ -113,7 +117,7 @@ async def list_webhooks(request: Request[Any, Any, Any], engine: Engine) -> Webh
     given = read_query(request, LIMIT_PARAMETER, _CURSOR_PARAMETER)
     size, after = read_limit(given.get("limit")), _after(given.get("cursor"))
     webhooks = sorted((webhook for webhook in engine.webhooks if webhook.number > after), key=_number)
-    page = [show_webhook(webhook) for webhook in webhooks[:size]]
+    page = [show_webhook(webhook, engine.now_ms()) for webhook in webhooks[:size]]
     return WebhooksOut(page, page[-1].id if len(webhooks) > size else None)
 
 

@@ -55,10 +55,17 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 class Credentials(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What of a webhook must not stand in the log: header values, and the user and password of its URL."""
+    """What of a webhook must not stand in the log: header values, the user and password of its URL, its secret.
+
+    `secret` is the key that signs its POSTs, decoded; empty, nothing signs them. Until `previous_until_ms` (since the
+    epoch) the one that it replaced signs too. What is packed in the table of secrets goes by these names.
+    """
 
     headers: dict[str, str] = {}
     userinfo: str = ""
+    secret: bytes = b""
+    previous_secret: bytes = b""
+    previous_until_ms: int = 0
 
     @property
     def jwt_key(self) -> str | None:
@@ -86,7 +93,7 @@ class Webhook(Struct, frozen=True):
     """A webhook as it stands at some point of the log.
 
     `number` is the seq of the record that first set it: the same name set again after a deletion is a new webhook.
-    `secret` is the id under which its credentials are kept, empty if it has none.
+    `secret_id` is the id under which its credentials are kept, empty if it has none.
     """
 
     number: int
@@ -98,7 +105,7 @@ class Webhook(Struct, frozen=True):
     source: Source
     created_ms: int
     updated_ms: int
-    secret: bytes = b""
+    secret_id: bytes = b""
 
     @property
     def address(self) -> Address:

@@ -223,7 +223,7 @@ class SetWebhook(Struct, frozen=True):
             name=self.address.name,
             settings=settings,
             source=self.source,
-            secret=known.secret if known else b"",
+            secret=known.secret_id if known else b"",
             fingerprint=b"",
         )
         return ledger.set_webhook(record, credentials), known is None
@@ -251,7 +251,7 @@ class DeleteWebhook(Struct, frozen=True):
         if known is None:
             raise NotFoundError(self.address.missing)
         check_changeable(known)
-        ledger.delete_webhook(known.number, known.secret, self.now_ms)
+        ledger.delete_webhook(known.number, known.secret_id, self.now_ms)
         return known
 
 

@@ -147,5 +147,5 @@ def _webhook(row: WebhookRow, credentials: Credentials) -> Webhook:
         source="environment" if row.source == "environment" else "api",
         created_ms=row.created_ms,
         updated_ms=row.updated_ms,
-        secret=row.secret,
+        secret_id=row.secret,
     )

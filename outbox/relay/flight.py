@@ -19,7 +19,7 @@ from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim
 from outbox.relay.clock import Clock
 from outbox.relay.courier import Parcel
-from outbox.relay.signing import own_headers
+from outbox.relay.signing import identity, own_headers
 
 _MIB = 1024 * 1024
 
@@ -72,8 +72,7 @@ class Tower(Struct, frozen=True):
             "accept": "*/*",
             "accept-encoding": "identity",
             "user-agent": self.user_agent,
-            "webhook-id": event_text(event.id),
-            "webhook-timestamp": str(now_ms // 1000),
+            **identity(webhook.credentials, event_text(event.id), copy, now_ms),
             "x-outbox-attempt": str(number),
             "x-outbox-hops": str(event.hops + 1),
             **own_headers(webhook.credentials, now_ms),

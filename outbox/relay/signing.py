@@ -1,7 +1,8 @@
-"""What a webhook's credentials make of a POST's headers: its own ones, and a login made afresh for every attempt."""
+"""What a webhook's credentials make of a POST's headers: its own ones; a login and a signature made for an attempt."""
 
 import base64
 import hashlib
+import hmac
 from urllib.parse import unquote
 
 import msgspec
@@ -9,6 +10,7 @@ from jwt import PyJWS
 from jwt.algorithms import HMACAlgorithm
 from msgspec import Struct
 
+from outbox.domain.rotating import secrets_at
 from outbox.domain.webhooks import JWT_KEY, Credentials
 
 TOKEN_LIFE_S = 600
@@ -52,6 +54,26 @@ def own_headers(credentials: Credentials, now_ms: int) -> dict[str, str]:
         return headers
     sent = {name: value for name, value in headers.items() if name.lower() != JWT_KEY}
     return {**sent, "authorization": f"Bearer {token(key, now_ms // 1000)}"}
+
+
+def identity(credentials: Credentials, webhook_id: str, body: bytes, now_ms: int) -> dict[str, str]:
+    """Return the headers by which a receiver knows a POST of `body` made now (Standard Webhooks).
+
+    These are the event's id, the attempt's time and, where there is a secret, a signature of the two and the body by
+    every secret that is active, the newest first.
+    """
+    timestamp = str(now_ms // 1000)
+    headers = {"webhook-id": webhook_id, "webhook-timestamp": timestamp}
+    if secrets := secrets_at(credentials, now_ms):
+        head = f"{webhook_id}.{timestamp}.".encode()
+        headers["webhook-signature"] = " ".join(_signature(secret, head, body) for secret in secrets)
+    return headers
+
+
+def _signature(secret: bytes, head: bytes, body: bytes) -> str:
+    mac = hmac.new(secret, head, "sha256")
+    mac.update(body)  # apart, since a body may be large and would be copied
+    return "v1," + base64.b64encode(mac.digest()).decode()
 
 
 def token(key: str, now_s: int) -> str:

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from hypothesis import configuration, settings
 
-configuration.set_hypothesis_home_dir(Path(__file__).parents[3] / ".venv" / "cache" / "hypothesis")
-settings.register_profile("domain", derandomize=True, deadline=None, max_examples=30, database=None)
+configuration.set_hypothesis_home_dir(Path(__file__).parents[2] / ".venv" / "cache" / "hypothesis")
+settings.register_profile("unit", derandomize=True, deadline=None, max_examples=30, database=None)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Let the tests of this folder be defined under their own settings, and those of other folders under theirs."""
+    """Let the tests of these folders be defined under their own settings, and those of other folders under theirs."""
     before = settings.get_current_profile_name()
-    settings.load_profile("domain")
+    settings.load_profile("unit")
     try:
         return (yield)
     finally:
