@@ -14,6 +14,7 @@ import aiohttp
 from msgspec import Struct, to_builtins
 
 from outbox.inspecting import open_inspector
+from tests.forking import Process, fork
 from tests.receiver import NO_ANSWER, Answering, Arrival, Receiver
 
 __all__ = [
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 API_KEY = "test-api-key"
 INGEST_TOKEN = "test-ingest-token"
 START_TIMEOUT_S = 30
+_OURS = ("OUTBOX_", "WEBHOOK_", "AUTHENTICATION_", "FAULT_")
 
 
 class Reply(Struct):
@@ -50,7 +52,11 @@ class Reply(Struct):
 
 
 class Service:
-    """The real service as a process of its own, on a free port, with a database in `folder`."""
+    """The real service as a process of its own, on a free port, with a database in `folder`.
+
+    The process is forked off one that has imported the service, unless `forked` is set to False: then it is started as
+    users start it, which takes a second.
+    """
 
     def __init__(self, folder: Path, **settings: str) -> None:
         """Prepare it with quick retries and loopback receivers allowed; `settings` are further variables."""
@@ -69,9 +75,10 @@ class Service:
         }
         self.program = ["-m", "app", "serve"]
         self.root = ROOT
+        self.forked = True
         self.address = ""
         self.log: list[dict[str, Any]] = []
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._ended = False
         self._logged = asyncio.Condition()
@@ -83,7 +90,7 @@ class Service:
         return self.folder / "outbox.db"
 
     @property
-    def process(self) -> asyncio.subprocess.Process:
+    def process(self) -> Process:
         """The process that is running or ran last."""
         assert self._process is not None
         return self._process
@@ -106,11 +113,21 @@ class Service:
         self.log.clear()
         self._ended = False
         _launched.append(self)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *self.program, cwd=self.folder, env=self.environment,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=1 << 24,
-        )  # fmt: skip
+        self._process = await self._run(self.program)
         self._reading = asyncio.create_task(self._read_log())
+
+    async def _run(self, arguments: list[str], **more: str) -> Process:
+        """Run `python` with such arguments in its environment and `more`."""
+        environment = self.environment | more
+        # What is neither the service's nor the tests' own may be for Python, or for what is loaded before Python.
+        plain = self.root == ROOT and all(name.startswith(_OURS) for name in self.settings)
+        if self.forked and plain:
+            return await fork(arguments, self.folder, environment)
+        return await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, cwd=self.folder, env=environment,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            limit=1 << 24,
+        )  # fmt: skip
 
     async def _read_log(self) -> None:
         assert self.process.stderr is not None
@@ -213,12 +230,11 @@ class Service:
 
     async def command(self, *arguments: str) -> tuple[int, str, str]:
         """Run `scripts/outbox` with `arguments` in its environment; return exit status, output, errors."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app.cli", *arguments, cwd=self.folder, env=self.environment | {"COLUMNS": "200"},
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        output, errors = await process.communicate()
-        return process.returncode or 0, output.decode(), errors.decode()
+        process = await self._run(["-m", "app.cli", *arguments], COLUMNS="200")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        output, errors = await asyncio.gather(process.stdout.read(), process.stderr.read())
+        return await process.wait(), output.decode(), errors.decode()
 
     async def verify(self) -> dict[str, Any]:
         """Check everything it stored, as `scripts/outbox verify` does; fail the test with the problems found.

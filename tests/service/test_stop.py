@@ -71,6 +71,7 @@ async def refused_start(service: Service) -> str:
 async def test_a_signal_stops_the_service_in_order(tmp_path: Path, receiver: Receiver, sent: signal.Signals) -> None:
     """The exit status is 0, even when the signal follows the start at once; the log says stopping and stopped."""
     service = service_for(receiver, tmp_path)
+    service.forked = False
     await service.start()
     await told_to_stop(service, sent)
     assert await service.wait() == 0
