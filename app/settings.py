@@ -22,6 +22,7 @@ from outbox.domain.addresses import OPERATORS_OWN, AddressPolicy, parse_networks
 from outbox.domain.errors import CannotStartError, InvalidError
 from outbox.domain.retrying import RetryPolicy
 from outbox.domain.webhooks import check_url
+from outbox.folders import make_folder, sync_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 MASK = "***"
@@ -315,7 +316,7 @@ def with_keys(settings: Settings) -> Settings:
 
 def _kept_secret(path: Path) -> str:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if not path.exists():
             _make_secret(path)
         return _path_secret(path.read_text().strip())
@@ -328,7 +329,7 @@ def _kept_secret(path: Path) -> str:
 
 
 def _make_secret(path: Path) -> None:
-    """Make a key that appears whole or not at all, and only if no other process was first."""
+    """Make a key that appears whole or not at all, outlasts a power cut, and only if no other process was first."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -341,3 +342,4 @@ def _make_secret(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
+    sync_folder(path.parent)

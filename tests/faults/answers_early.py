@@ -35,16 +35,21 @@ class _Hasty:
         return await self._store.commit(wants, decide_and_answer)
 
 
-async def _commit(self: Journal, entries: list[Any]) -> None:
-    store = self._store
-    self._store = _Hasty(store, entries)  # type: ignore[assignment]
-    try:
-        await _genuine(self, entries)
-    finally:
-        self._store = store
+def plant() -> None:
+    """Answer from now on before the commit."""
+    genuine = Journal._commit
+
+    async def commit(self: Journal, entries: list[Any]) -> None:
+        store = self._store
+        self._store = _Hasty(store, entries)  # type: ignore[assignment]
+        try:
+            await genuine(self, entries)
+        finally:
+            self._store = store
+
+    Journal._commit = commit  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    _genuine = Journal._commit
-    Journal._commit = _commit  # type: ignore[method-assign]
+    plant()
     main()

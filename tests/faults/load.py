@@ -31,7 +31,7 @@ class Sending(Struct):
 
 
 class Ledger(Struct):
-    """What the producers know: the id of every event that got a 202, and the events that got no answer at all."""
+    """What the producers know: the id of every event that got a 202, and the events that did not get one."""
 
     accepted: dict[str, str] = field(default_factory=dict)
     sendings: dict[str, Sending] = field(default_factory=dict)
@@ -82,6 +82,7 @@ class Load:
             return False
         if answer.status != 202:
             self.ledger.refused.append(f"{answer.status} {text}")
+            self.ledger.unanswered[sending.marker] = sending
             return True
         self._note(sending, json.loads(text)["id"], replayed=answer.headers.get("idempotency-replayed") == "true")
         return True

@@ -13,6 +13,7 @@ import aiosqlite
 import anyio
 
 from outbox.domain.errors import CannotStartError, CorruptError, OutboxError, StoreRefusedError
+from outbox.store.sqlite.files import renew
 
 APPLICATION_ID = 0x45764F42  # "EvOB", in the file's header
 MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
@@ -80,7 +81,7 @@ async def open_thread(uri: str) -> Hopper:
 async def connect(path: Path, *, writing: bool, opener: Opener = open_thread) -> Hopper:
     """Open `path` for the one writer, or read-only. Raises CannotStartError."""
     if writing:
-        _make_private(path)
+        _prepare(path)
     uri = f"file:{quote(str(path))}?mode={'rwc' if writing else 'ro'}"
     try:
         hopper = await opener(uri)
@@ -99,10 +100,12 @@ async def connect(path: Path, *, writing: bool, opener: Opener = open_thread) ->
     return hopper
 
 
-def _make_private(path: Path) -> None:
-    """Create the file for its owner alone: it holds payloads and credentials. SQLite's other files take its mode."""
+def _prepare(path: Path) -> None:
+    """Create the file for its owner alone, or settle what a process before us has left unsynced."""
     try:
+        # It holds payloads and credentials. SQLite's other files take its mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        renew(path.with_name(path.name + "-wal"))
     except OSError as error:
         msg = f"cannot open the database {path}: {error.strerror}"
         raise CannotStartError(msg) from error

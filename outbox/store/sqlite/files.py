@@ -7,7 +7,28 @@ from pathlib import Path
 import msgspec
 
 from outbox.domain.errors import CannotStartError
+from outbox.folders import sync_folder
 from outbox.store.protocol import Head
+
+_PIECE_BYTES = 1024 * 1024
+
+
+def renew(path: Path) -> None:
+    """Write a file's bytes anew, and return once they and its name are on disk; nothing, if there is none.
+
+    A process that was killed in a commit leaves one that can be read and is not on disk. After a failed sync not even
+    another sync would put it there, since the kernel takes the pages for clean: they must be written again. Raises
+    OSError.
+    """
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        while piece := file.read(_PIECE_BYTES):
+            file.seek(-len(piece), os.SEEK_CUR)
+            file.write(piece)
+            file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 class FileLock:
@@ -74,11 +95,7 @@ class HeadFile:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(self.path.parent)
 
     def set_aside(self) -> Path:
         """Rename a head that the database no longer reaches, so that it stays as evidence; return its new name."""

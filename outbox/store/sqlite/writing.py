@@ -12,6 +12,7 @@ from outbox.domain.deliveries import Delivery
 from outbox.domain.errors import CannotStartError, OutcomeUnknownError
 from outbox.domain.projecting import Changes, project
 from outbox.domain.records import decode
+from outbox.folders import make_folder
 from outbox.store.protocol import Batch, Decide, Facts, Head, KeyFact, UnsettledRange, Wants
 from outbox.store.sqlite.connections import (
     Hopper,
@@ -40,7 +41,7 @@ _log = structlog.get_logger("store")
 async def open_store(path: Path, opener: Opener = open_thread) -> "SqliteStore":
     """Take the file's lock, open it, bring its schema up to date. Raises CannotStartError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         msg = f"cannot create the directory {path.parent}: {error.strerror}"
         raise CannotStartError(msg) from error

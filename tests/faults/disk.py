@@ -1,0 +1,112 @@
+"""The watched and spoiled disk (`disk.c`): builds the library, preloads it, and steers it while a process runs."""
+
+import errno
+import hashlib
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Mapping
+from enum import IntFlag
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT, Service
+
+SOURCE = Path(__file__).with_name("disk.c")
+FOREVER = 1 << 60
+
+_CONTROL = struct.Struct("=iiqqqiii20sxxxx")
+
+
+class Calls(IntFlag):
+    """The kinds of calls that can be spoiled, as `disk.c` numbers them."""
+
+    WRITE = 1
+    SYNC = 2
+    TRUNCATE = 4
+    OPEN = 8
+    NAME = 16
+
+
+class Disk:
+    """What a process finds below `folder` when it is started with `environment`.
+
+    With `recorded`, everything it does there, and all that it sends, is written into `log`.
+    """
+
+    def __init__(self, folder: Path, beside: Path, *, recorded: bool = False) -> None:
+        """Put the log and the shared memory into `beside`, which is another folder."""
+        self.log = beside / "disk.log"
+        control = beside / "disk.control"
+        control.write_bytes(bytes(_CONTROL.size))
+        with control.open("r+b") as file:
+            self._control = mmap.mmap(file.fileno(), _CONTROL.size)
+        self.environment = {
+            "LD_PRELOAD": str(library()),
+            "DISK_FOLDER": str(folder),
+            "DISK_CONTROL": str(control),
+            **({"DISK_LOG": str(self.log)} if recorded else {}),
+        }
+
+    def spoil(
+        self,
+        what: Calls,
+        error: int = errno.EIO,
+        *,
+        after: int = 0,
+        times: int = FOREVER,
+        half: bool = False,
+        deadly: bool = False,
+        delay_s: float = 0.0,
+        ending: str = "",
+    ) -> None:
+        """From now on let `after` of these calls pass, and then `times` of them fail with `error` (0: not fail).
+
+        With `half`, writes that fail do half of their work. With `deadly`, the process ends in the first of them. Each
+        takes `delay_s` longer. Only files whose names have that `ending` are meant.
+        """
+        self.heal()
+        delay_us = round(delay_s * 1_000_000)
+        block = _CONTROL.pack(0, error, after, times, 0, half, deadly, delay_us, ending.encode())
+        self._control[:] = block
+        # Last, since the process reads along.
+        self._control[:4] = struct.pack("=i", what)
+
+    def heal(self) -> None:
+        """Let everything pass."""
+        self._control[:4] = bytes(4)
+
+    @property
+    def seen(self) -> int:
+        """How many of the calls that are meant there were since `spoil`."""
+        seen: int = _CONTROL.unpack(self._control)[4]
+        return seen
+
+    def spoils(self, service: Service) -> None:
+        """Put a service that is not running on this disk."""
+        service.settings |= self.environment
+
+
+def library() -> Path:
+    """Return the library, built if it is not there yet. Skips the test where that is impossible."""
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    built = ROOT / ".venv" / "cache" / f"disk-{digest}.so"
+    if not built.exists():
+        compiler = shutil.which("gcc") or shutil.which("cc")
+        if compiler is None:
+            pytest.skip("no C compiler: apt install gcc libc6-dev")
+        draft = built.with_suffix(f".{os.getpid()}")
+        built.parent.mkdir(parents=True, exist_ok=True)
+        options: Mapping[str, str] = {**os.environ, "LC_ALL": "C"}
+        done = subprocess.run(
+            [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-o", draft, SOURCE, "-ldl"],
+            capture_output=True, text=True, check=False, env=options,
+        )  # fmt: skip
+        if "stdio.h: No such file" in done.stderr or "features.h: No such file" in done.stderr:
+            pytest.skip("no C library's headers: apt install libc6-dev")
+        assert done.returncode == 0, done.stderr
+        draft.rename(built)
+    return built
