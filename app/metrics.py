@@ -24,6 +24,7 @@ _OUTCOMES = {
     Effect.ACKNOWLEDGE: "acknowledged",
     Effect.RETRY: "retry",
     Effect.BURY: "dead",
+    Effect.SUSPEND: "suspended",
     Effect.LATE: "late",
 }
 

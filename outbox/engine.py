@@ -27,11 +27,12 @@ from outbox.domain.webhooks import (
     check_changeable,
     split_userinfo,
 )
+from outbox.journal.accepting import Accept, AcceptBatch, Accepted, Key
 from outbox.journal.claims import Claims
-from outbox.journal.commands import Accept, AcceptBatch, Accepted, DeleteWebhook, Key, SetWebhook
 from outbox.journal.following import Followers
 from outbox.journal.inspecting import Inspector
 from outbox.journal.ledger import load_webhooks
+from outbox.journal.setting import DeleteWebhook, SetWebhook
 from outbox.journal.writer import Journal
 from outbox.relay.addresses import judge_url
 from outbox.relay.budget import ByteBudget

@@ -1,13 +1,13 @@
-"""A delivery: the duty to get one event to one webhook. Its states, and the one table of legal transitions.
+"""A delivery: the duty to get one event to one webhook. Its states, and the tables of legal transitions.
 
 ```
-              retry                          replay
+              retry                          reopen
              .-----.                 .-----------------------.
              v     |                 v                       |
 (accepted) pending +--- acknowledged |                       |
-             |     '--- dead --------+-----------------------'
-             ^
-          waiting      (behind an earlier delivery of the same key, where a webhook asks for order)
+             |  ^  '--- dead --------+-----------------------'
+     convert v  | promote
+          waiting      (behind an earlier delivery of the same queue, where a webhook asks for order)
 ```
 """
 
@@ -41,13 +41,42 @@ class Effect(IntEnum):
     RETRY = 1
     ACKNOWLEDGE = 2
     BURY = 3
+    SUSPEND = 4
+
+
+class Move(IntEnum):
+    """What happens to deliveries without an attempt, chunk by chunk."""
+
+    ADD = 0
+    REOPEN = 1
+    CONVERT = 2
+    PROMOTE = 3
+    EXPIRE = 4
 
 
 TRANSITIONS: dict[tuple[State, Effect], State] = {
     (State.PENDING, Effect.RETRY): State.PENDING,
     (State.PENDING, Effect.ACKNOWLEDGE): State.ACKNOWLEDGED,
     (State.PENDING, Effect.BURY): State.DEAD,
+    (State.PENDING, Effect.SUSPEND): State.PENDING,
+    # An attempt that was in flight when its delivery was put behind another one.
+    (State.WAITING, Effect.RETRY): State.WAITING,
+    (State.WAITING, Effect.ACKNOWLEDGE): State.ACKNOWLEDGED,
+    (State.WAITING, Effect.BURY): State.DEAD,
+    (State.WAITING, Effect.SUSPEND): State.WAITING,
 }
+
+_UNSETTLED = frozenset({State.PENDING, State.WAITING})
+_ANY = frozenset(State)
+
+MOVES: dict[Move, tuple[frozenset[State], frozenset[State]]] = {
+    Move.ADD: (frozenset(), _UNSETTLED),
+    Move.REOPEN: (_ANY, _UNSETTLED),
+    Move.CONVERT: (_UNSETTLED, _UNSETTLED),
+    Move.PROMOTE: (frozenset({State.WAITING}), frozenset({State.PENDING})),
+    Move.EXPIRE: (_UNSETTLED, frozenset({State.DEAD, State.PENDING})),
+}
+"""From which states a move may take a delivery, and to which. One that expires may let the next of its queue go."""
 
 
 class Delivery(NamedTuple):
@@ -55,7 +84,22 @@ class Delivery(NamedTuple):
 
     `event` is the seq of the event's record, `webhook` the webhook's number; `due_ms` (since the epoch, UTC) is when a
     pending one may be attempted; `attempts` counts the POSTs made, `charged` those that use up the budget of attempts.
+    `queue` is the 64-bit key of those that go one at a time, in order of `event`; None where there is no order.
+    `since_ms` is from when its age counts: its acceptance, or its last replay.
     """
+
+    webhook: int
+    event: int
+    state: int
+    due_ms: int
+    attempts: int
+    charged: int
+    queue: int | None = None
+    since_ms: int = 0
+
+
+class Outcome(NamedTuple):
+    """What changes in a row of `delivery` when an attempt has come to its end; the rest of the row stays."""
 
     webhook: int
     event: int

@@ -9,17 +9,22 @@ from typing import NamedTuple, assert_never
 
 import msgspec
 
-from outbox.domain.deliveries import TRANSITIONS, Delivery, Effect, State
+from outbox.domain.deliveries import TRANSITIONS, Delivery, Effect, Outcome, State
 from outbox.domain.records import (
     AttemptRecorded,
+    BreakerMoved,
     DeliveriesBuried,
+    DeliveriesMoved,
     EventAccepted,
+    OrderConverted,
     Record,
     WebhookDeleted,
     WebhookSet,
-)  # fmt: skip
+    WebhookSuspended,
+)
 
 EVENTS_COUNTER = (0, -1)
+NEVER_HELD = msgspec.msgpack.encode(())
 
 
 class EventRow(NamedTuple):
@@ -40,7 +45,11 @@ class KeyRow(NamedTuple):
 
 
 class WebhookRow(NamedTuple):
-    """One row of the projection `webhook`; `settings` is msgpack, `deleted_ms` None while it lives."""
+    """One row of the projection `webhook`; `settings` and `held` are msgpack, `deleted_ms` is None while it lives.
+
+    `suspended_ms` and `opened_ms` are 0 where it is not suspended and its breaker is closed; `phase`, `position` and
+    `until` are how far a change of its order has come.
+    """
 
     number: int
     scope: str
@@ -53,27 +62,42 @@ class WebhookRow(NamedTuple):
     created_ms: int
     updated_ms: int
     deleted_ms: int | None
+    suspended_ms: int = 0
+    held: bytes = NEVER_HELD
+    opened_ms: int = 0
+    phase: int = 0
+    position: int = 0
+    until: int = 0
 
 
 class Changes:
     """The row changes of a run of records, in an order-free form: every list touches other rows or is applied last.
 
-    `deliveries` are new rows, `outcomes` replace rows, `buried` are ranges (webhook, first event, last event) applied
-    after both; `counters` maps (webhook, state), or EVENTS_COUNTER, to a difference.
+    `deliveries` are new rows; `outcomes` change rows, in order; `buried` are ranges (webhook, first event, last event);
+    `moved` are whole rows, in order. They are applied in this sequence. A new head of a queue is a new row that waits,
+    and an outcome that makes it pending: its turn comes where its record stands, when the head before it is settled.
+    `marks` are the changes of webhooks' rows: number, and field with its new value; `counters` maps (webhook, state),
+    or EVENTS_COUNTER, to a difference.
     """
 
-    __slots__ = ("buried", "counters", "deleted", "deliveries", "events", "keys", "outcomes", "webhooks")
+    __slots__ = ("buried", "counters", "deliveries", "events", "keys", "marks", "moved", "outcomes", "webhooks")
 
     def __init__(self) -> None:
         """Start with no change."""
         self.events: list[EventRow] = []
         self.keys: list[KeyRow] = []
         self.deliveries: list[Delivery] = []
-        self.outcomes: list[Delivery] = []
+        self.outcomes: list[Outcome] = []
         self.buried: list[tuple[int, int, int]] = []
+        self.moved: list[Delivery] = []
         self.webhooks: list[WebhookRow] = []
-        self.deleted: list[tuple[int, int]] = []
+        self.marks: list[tuple[int, dict[str, int | bytes]]] = []
         self.counters: Counter[tuple[int, int]] = Counter()
+
+
+def stands_alone(record: Record) -> bool:
+    """Say whether what came before `record` must be written before it, since it may change the same rows again."""
+    return isinstance(record, DeliveriesBuried | DeliveriesMoved | WebhookSet)
 
 
 def project(seq: int, record: Record, changes: Changes) -> None:
@@ -83,17 +107,17 @@ def project(seq: int, record: Record, changes: Changes) -> None:
             _accepted(seq, record, changes)
         case AttemptRecorded():
             _attempted(record, changes)
-        case WebhookSet():
-            changes.webhooks.append(webhook_row(seq, record))
-        case WebhookDeleted():
-            changes.deleted.append((record.webhook, record.at_ms))
+        case DeliveriesMoved():
+            _moved(record, changes)
         case DeliveriesBuried():
             changes.buried.append((record.webhook, record.first, record.last))
             changes.counters[record.webhook, State.PENDING] -= record.pending
             changes.counters[record.webhook, State.WAITING] -= record.waiting
             changes.counters[record.webhook, State.DEAD] += record.pending + record.waiting
+        case WebhookSet():
+            changes.webhooks.append(webhook_row(seq, record))
         case _:
-            assert_never(record)
+            changes.marks.append((record.webhook, _mark(record)))
 
 
 def _accepted(seq: int, record: EventAccepted, changes: Changes) -> None:
@@ -103,21 +127,50 @@ def _accepted(seq: int, record: EventAccepted, changes: Changes) -> None:
     changes.counters[EVENTS_COUNTER] += 1
     if record.idempotency:
         changes.keys.append(KeyRow(record.idempotency, seq))
+    if record.queued:
+        _queued(seq, record, changes)
+        return
     for webhook in record.targets:
-        changes.deliveries.append(tuple.__new__(Delivery, (webhook, seq, 0, at_ms, 0, 0)))
+        changes.deliveries.append(tuple.__new__(Delivery, (webhook, seq, 0, at_ms, 0, 0, None, at_ms)))
         changes.counters[webhook, 0] += 1
+
+
+def _queued(seq: int, record: EventAccepted, changes: Changes) -> None:
+    queued = {webhook: (queue, waits) for webhook, queue, waits in record.queued}
+    at_ms = record.at_ms
+    for webhook in record.targets:
+        queue, waits = queued.get(webhook, (None, False))
+        first = int(State.PENDING if queue is None else State.WAITING)
+        changes.deliveries.append(Delivery(webhook, seq, first, at_ms, 0, 0, queue, at_ms))
+        if queue is not None and not waits:
+            changes.outcomes.append(Outcome(webhook, seq, int(State.PENDING), at_ms, 0, 0))
+        changes.counters[webhook, int(State.WAITING if waits else State.PENDING)] += 1
 
 
 def _attempted(record: AttemptRecorded, changes: Changes) -> None:
     if record.effect is Effect.LATE:
         return
-    after = TRANSITIONS[State.PENDING, record.effect]
-    changes.outcomes.append(
-        Delivery(record.webhook, record.event, int(after), record.due_ms, record.attempt, record.charged)
-    )
-    if after is not State.PENDING:
-        changes.counters[record.webhook, 0] -= 1
-        changes.counters[record.webhook, int(after)] += 1
+    before = State.WAITING if record.waiting else State.PENDING
+    after = TRANSITIONS[before, record.effect]
+    webhook = record.webhook
+    changes.outcomes.append(Outcome(webhook, record.event, int(after), record.due_ms, record.attempt, record.charged))
+    if after is not before:
+        changes.counters[webhook, int(before)] -= 1
+        changes.counters[webhook, int(after)] += 1
+    if record.promoted is not None:
+        event, attempts, charged = record.promoted
+        due_ms = record.at_ms + record.took_ms
+        changes.outcomes.append(Outcome(webhook, event, int(State.PENDING), due_ms, attempts, charged))
+        changes.counters[webhook, int(State.WAITING)] -= 1
+        changes.counters[webhook, int(State.PENDING)] += 1
+
+
+def _moved(record: DeliveriesMoved, changes: Changes) -> None:
+    for row in record.rows:
+        changes.moved.append(Delivery(record.webhook, row.event, int(row.state), *row[3:]))
+        if row.before is not None:
+            changes.counters[record.webhook, int(row.before)] -= 1
+        changes.counters[record.webhook, int(row.state)] += 1
 
 
 def webhook_row(seq: int, record: WebhookSet) -> WebhookRow:
@@ -134,4 +187,24 @@ def webhook_row(seq: int, record: WebhookSet) -> WebhookRow:
         created_ms=record.at_ms,
         updated_ms=record.at_ms,
         deleted_ms=None,
+        suspended_ms=0,
+        held=msgspec.msgpack.encode(record.held),
+        opened_ms=record.opened_ms,
+        phase=record.conversion.phase,
+        position=record.conversion.position,
+        until=record.conversion.until,
     )
+
+
+def _mark(record: WebhookDeleted | WebhookSuspended | BreakerMoved | OrderConverted) -> dict[str, int | bytes]:
+    match record:
+        case WebhookDeleted():
+            return {"deleted_ms": record.at_ms}
+        case WebhookSuspended():
+            return {"suspended_ms": record.at_ms, "held": msgspec.msgpack.encode(record.held)}
+        case BreakerMoved():
+            return {"opened_ms": record.at_ms if record.opened else 0}
+        case OrderConverted():
+            return record.conversion._asdict()
+        case _:
+            assert_never(record)

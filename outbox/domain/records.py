@@ -6,14 +6,15 @@ what their absence meant. A record does not hold its own seq; records that refer
 """
 
 import hashlib
-from typing import assert_never
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from outbox.domain.deliveries import Effect
+from outbox.domain.deliveries import Effect, Move, State
 from outbox.domain.errors import CorruptError
-from outbox.domain.webhooks import Scope, Settings, Source
+from outbox.domain.holding import Interval
+from outbox.domain.webhooks import NO_CONVERSION, Conversion, Scope, Settings, Source
 
 GENESIS = bytes(32)
 
@@ -24,6 +25,8 @@ class EventAccepted(Struct, frozen=True, array_like=True, tag=1, gc=False):
     `digest` is the SHA-256 of the body, `size` its bytes; `dated` says whether the body has a `date_time` of its own;
     `idempotency` is the 16-byte digest of the producer's key, or empty. The first event of a batch with a key holds
     the number of its events in `batch` and the SHA-256 of the whole batch in `request`; elsewhere the body's is meant.
+    `queued` holds, for every target that asks for order, its number, the delivery's queue, and whether it waits there
+    behind another.
     """
 
     id: bytes
@@ -39,6 +42,7 @@ class EventAccepted(Struct, frozen=True, array_like=True, tag=1, gc=False):
     idempotency: bytes
     batch: int = 1
     request: bytes = b""
+    queued: tuple[tuple[int, int, bool], ...] = ()
 
 
 class AttemptRecorded(Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -46,7 +50,8 @@ class AttemptRecorded(Struct, frozen=True, array_like=True, tag=2, gc=False):
 
     `status` is None where no answer came, `error` then names why; `detail` is for people; `excerpt` is the first KiB
     of a failure's answer. `effect` is what it did to the delivery, whose `charged` attempts and due time follow;
-    `reason` says why the delivery is dead.
+    `reason` says why the delivery is dead. `waiting` says that the delivery stood behind another one of its queue;
+    `promoted` is the next of the queue, which this outcome lets go: its event, and its attempts and charged attempts.
     """
 
     event: int
@@ -62,13 +67,17 @@ class AttemptRecorded(Struct, frozen=True, array_like=True, tag=2, gc=False):
     charged: int
     due_ms: int
     reason: str
+    waiting: bool = False
+    promoted: tuple[int, int, int] | None = None
 
 
 class WebhookSet(Struct, frozen=True, array_like=True, tag=3):
     """A webhook was set. `webhook` is its number, 0 meaning that this record is its first and gives the number.
 
     Credentials are not here, since the log forgets nothing: `secret` is their id in the table of secrets (empty: there
-    are none) and `fingerprint` the digest they must match.
+    are none) and `fingerprint` the digest they must match. What follows is how things stand after this record: the
+    times when the webhook was held, since when its breaker is open (0: it is closed), and how far a change of its
+    order has come. A suspension is over.
     """
 
     webhook: int
@@ -80,6 +89,9 @@ class WebhookSet(Struct, frozen=True, array_like=True, tag=3):
     source: Source
     secret: bytes
     fingerprint: bytes
+    held: tuple[Interval, ...] = ()
+    opened_ms: int = 0
+    conversion: Conversion = NO_CONVERSION
 
 
 class WebhookDeleted(Struct, frozen=True, array_like=True, tag=4):
@@ -101,7 +113,70 @@ class DeliveriesBuried(Struct, frozen=True, array_like=True, tag=5):
     waiting: int
 
 
-Record = EventAccepted | AttemptRecorded | WebhookSet | WebhookDeleted | DeliveriesBuried
+class WebhookSuspended(Struct, frozen=True, array_like=True, tag=6):
+    """A receiver answered 410 to the event with the seq `event`: the webhook rests until it is set again.
+
+    `held` are the times when it was held, this one, which has begun, among them.
+    """
+
+    webhook: int
+    at_ms: int
+    event: int
+    held: tuple[Interval, ...]
+
+
+class BreakerMoved(Struct, frozen=True, array_like=True, tag=7):
+    """The circuit breaker of a webhook's lane opened or closed; `reason` says what made it."""
+
+    webhook: int
+    at_ms: int
+    opened: bool
+    reason: str
+
+
+class MovedDelivery(NamedTuple):
+    """One delivery of a DeliveriesMoved: its state before (None: it is new), and how its row is afterwards."""
+
+    event: int
+    before: State | None
+    state: State
+    due_ms: int
+    attempts: int
+    charged: int
+    queue: int | None
+    since_ms: int
+
+
+class DeliveriesMoved(Struct, frozen=True, array_like=True, tag=8):
+    """A chunk of a webhook's deliveries was changed without an attempt; `cause` is the seq of a replay, or 0."""
+
+    webhook: int
+    at_ms: int
+    move: Move
+    rows: tuple[MovedDelivery, ...]
+    reason: str = ""
+    cause: int = 0
+
+
+class OrderConverted(Struct, frozen=True, array_like=True, tag=9):
+    """A change of a webhook's order has come so far."""
+
+    webhook: int
+    at_ms: int
+    conversion: Conversion
+
+
+Record = (
+    EventAccepted
+    | AttemptRecorded
+    | WebhookSet
+    | WebhookDeleted
+    | DeliveriesBuried
+    | WebhookSuspended
+    | BreakerMoved
+    | DeliveriesMoved
+    | OrderConverted
+)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
@@ -133,7 +208,5 @@ def subject(record: Record) -> int:
             return 0
         case AttemptRecorded():
             return record.event
-        case WebhookSet() | WebhookDeleted() | DeliveriesBuried():
-            return -record.webhook
         case _:
-            assert_never(record)
+            return -record.webhook

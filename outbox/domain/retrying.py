@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from outbox.domain.deliveries import Effect
 
+GONE = 410
 RETRY_AFTER_MIN_S = 1.0
 RETRY_AFTER_MAX_S = 3600.0
 
@@ -48,6 +49,7 @@ class Verdict(Enum):
     RETRY = "retry"
     THROTTLED = "throttled"
     FINAL = "final"
+    GONE = "gone"
 
 
 class Decision(Struct, frozen=True):
@@ -66,6 +68,8 @@ def classify(answer: Answer, policy: RetryPolicy) -> Verdict:
         return Verdict.RETRY
     if 200 <= status <= 299:  # noqa: PLR2004 - the 2xx class, RFC 9110 section 15.3
         return Verdict.SUCCESS
+    if status == GONE:
+        return Verdict.GONE
     if status in policy.non_retryable:
         return Verdict.FINAL
     return Verdict.THROTTLED if status in _THROTTLING else Verdict.RETRY
@@ -77,6 +81,8 @@ def decide(answer: Answer, charged: int, now_ms: int, policy: RetryPolicy, rando
     `random` gives numbers from 0 to 1. A 429 or 503 that says when to come back uses up no attempt.
     """
     verdict = classify(answer, policy)
+    if verdict is Verdict.GONE:
+        return Decision(Effect.SUSPEND, charged, now_ms)
     if verdict is Verdict.SUCCESS:
         return Decision(Effect.ACKNOWLEDGE, charged + 1, now_ms)
     if verdict is Verdict.FINAL:

@@ -5,7 +5,7 @@ from urllib.parse import quote, urlsplit
 
 from outbox.domain import catalogue
 from outbox.domain.catalogue import RouteStyle
-from outbox.domain.webhooks import Address, Scope, Webhook
+from outbox.domain.webhooks import Address, Scope, Webhook, queue_of
 
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _TARGETS_CACHED = 10_000
@@ -24,6 +24,7 @@ class Webhooks:
             home = self._globals if webhook.scope == "global" else self._by_instance.setdefault(webhook.instance, [])
             home.append(webhook)
         self._targets: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._ordered = {number for number, webhook in self._by_number.items() if webhook.settings.order != "none"}
 
     def __iter__(self) -> Iterator[Webhook]:
         """Iterate over the live webhooks, oldest first."""
@@ -46,6 +47,23 @@ class Webhooks:
             if len(self._targets) < _TARGETS_CACHED:
                 self._targets[kind, instance] = known
         return known
+
+    @property
+    def ordered(self) -> bool:
+        """Whether any webhook asks for order."""
+        return bool(self._ordered)
+
+    def queues(self, targets: tuple[int, ...], instance: str, chat_key: int) -> list[tuple[Webhook, int]]:
+        """Return those of the `targets` that ask for order, each with the key of the queue that the event stands in."""
+        if not self._ordered:
+            return []
+        found = []
+        for number in targets:
+            webhook = self._by_number[number]
+            queue = queue_of(webhook.settings.order, instance, chat_key)
+            if queue is not None:
+                found.append((webhook, queue))
+        return found
 
     def replaced(self, webhook: Webhook) -> "Webhooks":
         """Return a snapshot in which `webhook` is new, or takes the place of its earlier self."""

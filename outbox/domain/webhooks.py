@@ -9,18 +9,21 @@ from msgspec import Struct
 from outbox.domain import catalogue
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.errors import ConflictError, InvalidError
-from outbox.domain.events import check_instance
+from outbox.domain.events import check_instance, ordering_key
+from outbox.domain.holding import Interval
 
 URL_MAX_LENGTH = 2048
 HEADERS_MAX = 50
 HEADER_VALUE_MAX_LENGTH = 4096
 CONCURRENCY_MAX = 1000
 TIMEOUT_MAX_MS = 600_000
+RATE_LIMIT_MAX = 10_000.0
 JWT_KEY = "jwt_key"
 """The name of a header that is never sent: its value signs a token for every attempt."""
 
 Scope = Literal["global", "instance"]
 Source = Literal["api", "environment"]
+Order = Literal["none", "instance", "chat"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
@@ -41,7 +44,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     It stands in records, so every field is always written: a default may change, what was recorded may not.
     `events` holds canonical kinds, none of them meaning all; `by_events` appends the route suffix; `base64` false
     strips media; `route_style` None means the service's; `timeout_ms` None means the service's; `concurrency` is the
-    most POSTs in flight.
+    most POSTs in flight, `rate_limit` the most POSTs a second, None meaning any number; `order` says whose deliveries
+    go one at a time: those of an instance, or of a chat.
     """
 
     url: str
@@ -52,6 +56,33 @@ class Settings(Struct, frozen=True, kw_only=True):
     route_style: RouteStyle | None = None
     concurrency: int = 32
     timeout_ms: int | None = None
+    order: Order = "none"
+    rate_limit: float | None = None
+
+
+QUEUEING, PROMOTING = 1, 2
+
+
+class Conversion(NamedTuple):
+    """How far a change of `order` has come.
+
+    Phase 1: the unsettled deliveries up to the event `position` stand in their new queues, and so do those of events
+    from the seq `until` on, which were accepted after the change. Phase 2: all do, and the queues up to the one with
+    the key `position` have let their first delivery go. Phase 0: it is done.
+    """
+
+    phase: int
+    position: int
+    until: int
+
+    @property
+    def queueing(self) -> bool:
+        """Whether older deliveries may not be in their new queues yet, so that nobody can tell who comes first."""
+        return self.phase == QUEUEING
+
+
+NO_CONVERSION = Conversion(0, 0, 0)
+START_OF_QUEUES = -(2**63)
 
 
 class Credentials(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,7 +124,9 @@ class Webhook(Struct, frozen=True):
     """A webhook as it stands at some point of the log.
 
     `number` is the seq of the record that first set it: the same name set again after a deletion is a new webhook.
-    `secret_id` is the id under which its credentials are kept, empty if it has none.
+    `secret_id` is the id under which its credentials are kept, empty if it has none. `suspended_ms` is since when it is
+    suspended and `opened_ms` since when its lane's breaker is open, 0 if they are not; `held` are the times when it
+    was disabled or suspended. `revision` grows whenever it is set, while the service runs.
     """
 
     number: int
@@ -106,6 +139,16 @@ class Webhook(Struct, frozen=True):
     created_ms: int
     updated_ms: int
     secret_id: bytes = b""
+    suspended_ms: int = 0
+    held: tuple[Interval, ...] = ()
+    opened_ms: int = 0
+    conversion: Conversion = NO_CONVERSION
+    revision: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether its deliveries are held: it is disabled or suspended."""
+        return not self.settings.enabled or self.suspended_ms > 0
 
     @property
     def address(self) -> Address:
@@ -122,6 +165,13 @@ class Webhook(Struct, frozen=True):
         return self.settings.enabled and (not self.settings.events or kind in self.settings.events)
 
 
+def queue_of(order: Order, instance: str, chat_key: int) -> int | None:
+    """Return the key of the queue in which a delivery stands under `order`; `chat_key` is its event's ordering key."""
+    if order == "none":
+        return None
+    return chat_key if order == "chat" else ordering_key(instance, None)
+
+
 def check_settings(settings: Settings, credentials: Credentials) -> None:
     """Refuse settings that could not be delivered with. Addresses are judged elsewhere. Raises InvalidError."""
     if settings.url or settings.enabled:
@@ -136,6 +186,10 @@ def check_settings(settings: Settings, credentials: Credentials) -> None:
     if settings.timeout_ms is not None and not 1 <= settings.timeout_ms <= TIMEOUT_MAX_MS:
         msg = f"timeout_ms is 1 to {TIMEOUT_MAX_MS}"
         raise InvalidError(msg, "$.timeout_ms")
+    rate = settings.rate_limit
+    if rate is not None and not 0 < rate <= RATE_LIMIT_MAX:
+        msg = f"rate_limit is a number of POSTs a second, more than 0 and at most {RATE_LIMIT_MAX:g}"
+        raise InvalidError(msg, "$.rate_limit")
 
 
 def _check_one_login(credentials: Credentials) -> None:

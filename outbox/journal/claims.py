@@ -13,12 +13,16 @@ _UNSETTLED = frozenset({State.PENDING, State.WAITING})
 
 
 class Claim(Struct, frozen=True):
-    """A delivery that may be attempted: its event's seq and record, and the attempts made and charged so far."""
+    """A delivery that may be attempted: its event's seq and record, and the attempts made and charged so far.
+
+    Its age counts from `since_ms` on.
+    """
 
     seq: int
     event: EventAccepted
     attempts: int
     charged: int
+    since_ms: int
 
 
 class Claims:
@@ -31,7 +35,7 @@ class Claims:
     async def due(self, webhook: int, until_ms: int, limit: int) -> list[Claim]:
         """Return up to `limit` pending deliveries due by `until_ms`, the longest due first. Raises CorruptError."""
         return [
-            Claim(row.event, _accepted(row.record), row.attempts, row.charged)
+            Claim(row.event, _accepted(row.record), row.attempts, row.charged, row.since_ms)
             for row in await self._reader.due(webhook, until_ms, limit)
         ]
 

@@ -11,7 +11,7 @@ class Followers:
         self.stopping = False
         self._commit: anyio.Event | None = None
 
-    def notice(self, _touched: set[int]) -> None:
+    def notice(self, _touched: set[int], _nudged: set[int]) -> None:
         """Wake all who wait: there was a commit."""
         if self._commit is not None:
             self._commit.set()
@@ -20,7 +20,7 @@ class Followers:
     def stop(self) -> None:
         """Wake all who wait, and let nobody wait from here on."""
         self.stopping = True
-        self.notice(set())
+        self.notice(set(), set())
 
     def next_commit(self) -> anyio.Event:
         """Return what the next commit will set. Ask for it before looking: what is committed then is not missed."""

@@ -8,6 +8,7 @@ import msgspec
 
 from outbox.domain.deliveries import Delivery
 from outbox.domain.errors import CorruptError
+from outbox.domain.holding import Interval
 from outbox.domain.ids import event_id
 from outbox.domain.projecting import Changes, WebhookRow, project, webhook_row
 from outbox.domain.records import (
@@ -21,8 +22,9 @@ from outbox.domain.records import (
     subject,
 )
 from outbox.domain.routing import Webhooks
-from outbox.domain.webhooks import Credentials, Settings, Webhook
-from outbox.store.protocol import Batch, Facts, LogRow
+from outbox.domain.webhooks import Conversion, Credentials, Settings, Webhook
+from outbox.journal.queues import Queues
+from outbox.store.protocol import Batch, Facts, LogRow, Waiting
 
 _NONCE_BYTES = 16
 _ID_BYTES = 16
@@ -31,18 +33,23 @@ _IDS_AT_ONCE = 64
 
 
 class Ledger:
-    """Collects what one transaction writes. Used inside the transaction only, by one command after another."""
+    """Collects what one transaction writes. Used inside the transaction only, by one command after another.
+
+    `touched` are the webhooks with new work or settings; those in `nudged` are to be tried at once.
+    """
 
     def __init__(self, facts: Facts, webhooks: Webhooks) -> None:
         """Start after `facts.head` with the settings in force there."""
         self.facts = facts
         self.webhooks = webhooks
         self.touched: set[int] = set()
+        self.nudged: set[int] = set()
         self.accepted_keys: dict[bytes, tuple[int, EventAccepted]] = {}
         self._seq, self._digest = facts.head
         self._changes = Changes()
         self._entropy: list[bytes] = []
         self._outcomes: dict[tuple[int, int], Delivery] = {}
+        self.queues = Queues(facts.queues)
         self._batch = Batch(log=[], changes=self._changes, bodies=[], secrets=[], erased=[])
 
     @property
@@ -69,18 +76,37 @@ class Ledger:
         self._digest = chained(self._digest, data)
         self._batch.log.append(tuple.__new__(LogRow, (self._seq, subject(record), data, self._digest)))
         project(self._seq, record, self._changes)
-        if isinstance(record, AttemptRecorded) and record.effect:
-            outcome = self._changes.outcomes[-1]
-            self._outcomes[outcome.webhook, outcome.event] = outcome
         return self._seq
+
+    def append_attempt(self, record: AttemptRecorded, delivery: Delivery | None) -> None:
+        """Add an attempt, and remember what it made of its delivery, and of the one it let go."""
+        made = len(self._changes.outcomes)
+        self.append(record)
+        for outcome in self._changes.outcomes[made:]:
+            key = outcome[:2]
+            known = delivery if outcome.event == record.event else self.delivery(*key)
+            if known is not None:
+                self._outcomes[key] = Delivery(*outcome, known.queue, known.since_ms)
 
     def delivery(self, webhook: int, event: int) -> Delivery | None:
         """Return a wanted delivery as it is now, with what this commit has done to it so far."""
         return self._outcomes.get((webhook, event)) or self.facts.deliveries.get((webhook, event))
 
+    def let_next_go(self, webhook: int, queue: int) -> Waiting | None:
+        """Settle a queue's head; return the delivery that takes its place, if there is one."""
+        known = self.webhooks.get(webhook)
+        if known is not None and known.conversion.queueing:
+            return None  # the conversion lets the first one go once all of them are in the queue
+        return self.queues.settle_head(webhook, queue)
+
     def add_body(self, event: int, body: bytes) -> None:
         """Add the body of the event with that seq."""
         self._batch.bodies.append((event, body))
+
+    def replace_webhook(self, webhook: Webhook) -> None:
+        """Let the settings from here on hold `webhook` in the place of its earlier self."""
+        self.webhooks = self.webhooks.replaced(webhook)
+        self.touched.add(webhook.number)
 
     def set_webhook(self, record: WebhookSet, credentials: Credentials) -> Webhook:
         """Append a WebhookSet with its credentials put where they belong; return the webhook as it then stands.
@@ -100,9 +126,9 @@ class Ledger:
         known = self.webhooks.get(row.number)
         if known is not None:
             row = row._replace(created_ms=known.created_ms)
-        webhook = _webhook(row, credentials)
-        self.webhooks = self.webhooks.replaced(webhook)
-        self.touched.add(webhook.number)
+        webhook = msgspec.structs.replace(_webhook(row, credentials), revision=self._seq)
+        self.replace_webhook(webhook)
+        self.nudged.add(webhook.number)
         return webhook
 
     def delete_webhook(self, number: int, secret: bytes, at_ms: int) -> None:
@@ -137,15 +163,23 @@ def settings_of(row: WebhookRow) -> Settings:
 
 
 def _webhook(row: WebhookRow, credentials: Credentials) -> Webhook:
+    settings = settings_of(row)
+    held = msgspec.msgpack.decode(row.held, type=tuple[Interval, ...])
+    if not held and not settings.enabled:
+        held = ((row.updated_ms, 0),)  # the first release did not record when a webhook was held
     return Webhook(
         number=row.number,
         scope="global" if row.scope == "global" else "instance",
         instance=row.instance,
         name=row.name,
-        settings=settings_of(row),
+        settings=settings,
         credentials=credentials,
         source="environment" if row.source == "environment" else "api",
         created_ms=row.created_ms,
         updated_ms=row.updated_ms,
         secret_id=row.secret,
+        suspended_ms=row.suspended_ms,
+        held=held,
+        opened_ms=row.opened_ms,
+        conversion=Conversion(row.phase, row.position, row.until),
     )

@@ -48,8 +48,8 @@ class Stats(Struct, frozen=True):
 
 
 def is_held(row: WebhookRow) -> bool:
-    """Say whether the unsettled deliveries of a webhook read as held: it is disabled, and not deleted."""
-    return row.deleted_ms is None and not settings_of(row).enabled
+    """Say whether the unsettled deliveries of a webhook read as held: it is disabled or suspended, and not deleted."""
+    return row.deleted_ms is None and (row.suspended_ms > 0 or not settings_of(row).enabled)
 
 
 def state_word(delivery: Delivery, row: WebhookRow) -> str:

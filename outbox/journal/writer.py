@@ -20,7 +20,7 @@ from outbox.store.protocol import Batch, Facts, Store, Wants
 COMMIT_BYTES = 8 * 1024 * 1024
 
 _T = TypeVar("_T")
-Listener = Callable[[set[int]], None]
+Listener = Callable[[set[int], set[int]], None]
 
 
 class _Entry(Struct, eq=False):
@@ -54,7 +54,10 @@ class Journal:
         return self._queued_bytes
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` after every commit with the numbers of the webhooks that have new work or settings."""
+        """Call `listener` after every commit with two sets of webhooks' numbers.
+
+        The first have new work or settings, the second are to be tried at once.
+        """
         self._listeners.append(listener)
 
     def submit(self, command: Command[_T]) -> "asyncio.Future[_T]":
@@ -113,9 +116,9 @@ class Journal:
         return taken
 
     async def _commit(self, entries: list[_Entry]) -> None:
-        wants = Wants(deliveries=[], keys=[], unsettled=[])
+        wants = Wants(deliveries=[], keys=[], unsettled=[], queues=[], rows=[], headless=[])
         for entry in entries:
-            entry.command.want(wants)
+            entry.command.want(wants, self.webhooks)
         commit = _Commit([entry.command for entry in entries], self.webhooks)
         try:
             await self._store.commit(wants, commit.decide)
@@ -133,7 +136,7 @@ class Journal:
         for entry, answer in zip(entries, commit.answers, strict=True):
             _answer(entry.answer, answer)
         for listener in self._listeners:
-            listener(commit.ledger.touched)
+            listener(commit.ledger.touched, commit.ledger.nudged)
 
     @staticmethod
     def _refuse(entries: "list[_Entry] | deque[_Entry]", error: BaseException) -> None:

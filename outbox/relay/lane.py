@@ -11,6 +11,7 @@ from outbox.domain.deliveries import Effect
 from outbox.domain.retrying import RETRY_AFTER_MAX_S, Answer, clamped_retry_after
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim, Claims
+from outbox.journal.recording import Outcome
 from outbox.journal.writer import Journal
 from outbox.relay.budget import ByteBudget
 from outbox.relay.flight import Tower, note
@@ -61,7 +62,7 @@ class Lane:
         """Whether something changed that the lane has not looked at."""
         return self._changed.is_set()
 
-    def wake(self) -> None:
+    def wake(self, *, nudged: bool = False) -> None:  # noqa: ARG002
         """Look again: there is new work, or the settings have changed."""
         self._changed.set()
         self._moved.set()
@@ -90,7 +91,9 @@ class Lane:
     def _webhook(self) -> Webhook | None:
         """Return the webhook as it stands if this lane has to deliver to it."""
         webhook = self._around.journal.webhooks.get(self.number)
-        return webhook if webhook is not None and webhook.settings.enabled and not self._stopping else None
+        if webhook is None or webhook.holds or webhook.conversion.phase or self._stopping:
+            return None
+        return webhook
 
     def _limit(self) -> int:
         """Return how many POSTs may be in flight now."""
@@ -203,7 +206,9 @@ class Lane:
                 self._obey(answer)
                 note(self._log, claim, record, answer)
                 recording = True
-                self._around.recorder.record(record, lambda effect: self._recorded(claim.seq, effect))
+                self._around.recorder.record(
+                    Outcome(record, webhook.revision), lambda effect: self._recorded(claim.seq, effect)
+                )
         finally:
             self._around.budget.give_back(claim.event.size)
             if not recording:

@@ -1,16 +1,21 @@
 """The relay: starts a lane for every webhook with work, ends idle ones, supervises them, stops them in order."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
 from outbox.domain.deliveries import Effect
-from outbox.domain.errors import BusyError, CorruptError
-from outbox.journal.commands import Bury
+from outbox.domain.errors import CorruptError
+from outbox.journal.writer import Journal
+from outbox.relay.clock import Clock
 from outbox.relay.lane import Lane, Surroundings
+from outbox.relay.sweeping import bury, convert
 
+Chore = Callable[[Journal, Clock, int], Awaitable[None]]
+
+NOBODY: frozenset[int] = frozenset()
 RESTART_S = 5.0
 GRACE_S = 8.0
 
@@ -53,21 +58,21 @@ class Relay:
         """Make no new attempt from here on."""
         self._stopping.set()
 
-    def _noticed(self, webhooks: set[int]) -> None:
-        """Wake or start the lanes of webhooks with new work or settings; sweep up after deleted ones."""
+    def _noticed(self, touched: set[int], nudged: "set[int] | frozenset[int]" = NOBODY) -> None:
+        """Wake or start the lanes of webhooks with new work or settings; sweep where many deliveries must change."""
         if self._tasks is None:
             return
-        for number in webhooks:
+        for number in touched | nudged:
             lane = self._lanes.get(number)
             webhook = self._around.journal.webhooks.get(number)
             if lane is not None:
-                lane.wake()
-            elif webhook is not None and webhook.settings.enabled:
+                lane.wake(nudged=number in nudged)
+            elif webhook is not None and not webhook.holds and not webhook.conversion.phase:
                 self._lanes[number] = lane = Lane(number, self._around)
                 self._tasks.start_soon(self._supervise, lane)
-            if webhook is None and number not in self._sweeping:
+            if number not in self._sweeping and (webhook is None or webhook.conversion.phase):
                 self._sweeping.add(number)
-                self._tasks.start_soon(self._sweep, number)
+                self._tasks.start_soon(self._sweep, number, bury if webhook is None else convert)
 
     async def _supervise(self, lane: Lane) -> None:
         """Run one lane; if it breaks, say so and start it again, since its deliveries are still due."""
@@ -85,19 +90,14 @@ class Relay:
         if lane.woken:
             self._noticed({lane.number})
 
-    async def _sweep(self, webhook: int) -> None:
-        """Settle the deliveries of a deleted webhook as dead, chunk by chunk."""
-        after: int | None = 0
+    async def _sweep(self, webhook: int, chore: Chore) -> None:
+        """Do a chore, and look again afterwards: the webhook may have been changed or deleted meanwhile."""
         try:
-            while after is not None:
-                try:
-                    after = await self._around.journal.submit(
-                        Bury(webhook, after, self._around.tower.clock.now_ms(), "the webhook was deleted")
-                    )
-                except BusyError as error:
-                    await anyio.sleep(error.retry_after_s)
+            await chore(self._around.journal, self._around.tower.clock, webhook)
         finally:
             self._sweeping.discard(webhook)
+        if chore is not bury:
+            self._noticed({webhook})
 
 
 def _holds(error: BaseException, kind: type[BaseException]) -> bool:

@@ -10,8 +10,7 @@ import structlog
 
 from outbox.domain.deliveries import Effect
 from outbox.domain.errors import BusyError
-from outbox.domain.records import AttemptRecorded
-from outbox.journal.commands import RecordAttempts
+from outbox.journal.recording import Outcome, RecordAttempts
 from outbox.journal.writer import Journal
 
 GATHER_S = 0.004
@@ -34,16 +33,16 @@ class Recorder:
         """Record into `journal`; `effects` counts what was recorded, by webhook's number and effect."""
         self.effects: Counter[tuple[int, Effect]] = Counter()
         self._journal = journal
-        self._gathered: list[tuple[AttemptRecorded, Recorded]] = []
+        self._gathered: list[tuple[Outcome, Recorded]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._kept: list[tuple[AttemptRecorded, Recorded]] = []
+        self._kept: list[tuple[Outcome, Recorded]] = []
         self._refused = anyio.Event()
         self._clear = anyio.Event()
         self._clear.set()
 
-    def record(self, attempt: AttemptRecorded, recorded: Recorded) -> None:
-        """Record `attempt` soon, and call `recorded` with the effect it really had once it is on disk."""
-        self._gathered.append((attempt, recorded))
+    def record(self, outcome: Outcome, recorded: Recorded) -> None:
+        """Record `outcome` soon, and call `recorded` with the effect it really had once it is on disk."""
+        self._gathered.append((outcome, recorded))
         if len(self._gathered) >= GATHER_COUNT:
             self.flush()
         elif self._timer is None:
@@ -73,21 +72,19 @@ class Recorder:
             if not self._kept:
                 self._clear.set()
 
-    def _submit(self, outcomes: list[tuple[AttemptRecorded, Recorded]]) -> None:
+    def _submit(self, outcomes: list[tuple[Outcome, Recorded]]) -> None:
         try:
-            answer = self._journal.submit(RecordAttempts([attempt for attempt, _ in outcomes]))
+            answer = self._journal.submit(RecordAttempts([outcome for outcome, _ in outcomes]))
         except BusyError as error:
             self._keep(outcomes, error)
         else:
             answer.add_done_callback(partial(self._answered, outcomes))
 
-    def _answered(
-        self, outcomes: list[tuple[AttemptRecorded, Recorded]], answer: "asyncio.Future[list[Effect]]"
-    ) -> None:
+    def _answered(self, outcomes: list[tuple[Outcome, Recorded]], answer: "asyncio.Future[list[Effect]]") -> None:
         error = answer.exception()
         if error is None:
-            for (attempt, recorded), effect in zip(outcomes, answer.result(), strict=True):
-                self.effects[attempt.webhook, effect] += 1
+            for (outcome, recorded), effect in zip(outcomes, answer.result(), strict=True):
+                self.effects[outcome.attempt.webhook, effect] += 1
                 recorded(effect)
         elif isinstance(error, BusyError):
             self._keep(outcomes, error)
@@ -95,7 +92,7 @@ class Recorder:
             # The journal has ended with this very error, and the service with it: after the restart it is tried again.
             _log.error("outcomes.lost", count=len(outcomes), reason=str(error))
 
-    def _keep(self, outcomes: list[tuple[AttemptRecorded, Recorded]], error: BusyError) -> None:
+    def _keep(self, outcomes: list[tuple[Outcome, Recorded]], error: BusyError) -> None:
         _log.warning("outcomes.refused", count=len(outcomes), reason=error.detail)
         self._kept += outcomes
         self._refused.set()

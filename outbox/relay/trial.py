@@ -48,7 +48,7 @@ async def try_out(tower: Tower, webhook: Webhook) -> Trial:
         hops=0,
         idempotency=b"",
     )
-    parcel = tower.parcel(webhook, Claim(0, event, 0, 0), body, 1, started_ms)
+    parcel = tower.parcel(webhook, Claim(0, event, 0, 0, started_ms), body, 1, started_ms)
     answer = await tower.courier.post(parcel)
     took_ms = max(tower.clock.now_ms() - started_ms, 0)
     return Trial(parcel.url, structs.replace(answer, detail=clean(answer.detail)), took_ms)

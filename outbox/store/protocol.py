@@ -42,12 +42,47 @@ class UnsettledRange(NamedTuple):
     waiting: int
 
 
+class UnsettledRun(NamedTuple):
+    """Unsettled deliveries in order of events; `reached` is the event up to which these are all (None: to the end)."""
+
+    found: "list[FoundDelivery]"
+    reached: int | None
+
+
+class Waiting(NamedTuple):
+    """A delivery that stands in a queue behind another, with its attempts so far."""
+
+    event: int
+    attempts: int
+    charged: int
+    since_ms: int
+
+
+class QueueFact(NamedTuple):
+    """A queue of a webhook: whether one of it is pending, and the first that wait; `complete` says: all that wait.
+
+    Of those that wait, at least one more is there than the wanted deliveries could let go, if there are as many.
+    """
+
+    busy: bool
+    waiting: list[Waiting]
+    complete: bool
+
+
 class Wants(Struct):
-    """The rows a commit must know: deliveries by (webhook, event), keys, runs by (webhook, after, limit)."""
+    """The rows a commit must know.
+
+    Deliveries by (webhook, event), and with each that stands in a queue, this queue; queues by (webhook, queue); keys;
+    runs of unsettled deliveries by (webhook, after, limit), with their events' records by (webhook, after, before,
+    limit); and those that would be the heads of the queues without one by (webhook, after, limit).
+    """
 
     deliveries: list[tuple[int, int]] = []
     keys: list[bytes] = []
     unsettled: list[tuple[int, int, int]] = []
+    queues: list[tuple[int, int]] = []
+    rows: list[tuple[int, int, int, int]] = []
+    headless: list[tuple[int, int, int]] = []
 
 
 class Facts(Struct):
@@ -57,6 +92,9 @@ class Facts(Struct):
     deliveries: dict[tuple[int, int], Delivery] = {}
     keys: dict[bytes, KeyFact] = {}
     unsettled: dict[int, UnsettledRange] = {}
+    queues: dict[tuple[int, int], QueueFact] = {}
+    rows: dict[int, UnsettledRun] = {}
+    headless: dict[int, list[Delivery]] = {}
 
 
 class Batch(Struct):
@@ -76,6 +114,7 @@ class Due(NamedTuple):
     due_ms: int
     attempts: int
     charged: int
+    since_ms: int
     record: bytes
 
 
@@ -150,6 +189,9 @@ class Reader(Protocol):
     async def log(self, after: int, limit: int) -> list[LogRow]:
         """Return up to `limit` records that follow the seq `after`, in order."""
 
+    async def records(self, seqs: Sequence[int]) -> list[LogRow]:
+        """Return the records with those seqs."""
+
     async def about(self, subject: int, limit: int) -> list[LogRow]:
         """Return the first `limit` records about an event (its seq) or a webhook (minus its number), in order."""
 
@@ -181,7 +223,7 @@ class Reader(Protocol):
         """Return when the oldest event among a webhook's pending deliveries, some `pending`, was accepted, or None."""
 
     async def slice(self, first: int, last: int, since: int) -> Slice:
-        """Return what log and projections say of the events `first` to `last`; of webhooks, records after `since`."""
+        """Return what log and projections say of the events `first` to `last`, and all records after `since`."""
 
     async def tail(self, after: int) -> Tail:
         """Return what follows the seq `after`, with the small projections of the same instant."""

@@ -37,7 +37,8 @@ from outbox.domain.events import Event, read_event
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Address, Credentials, Settings
 from outbox.engine import open_engine
-from outbox.journal.commands import Accept, AcceptBatch, SetWebhook
+from outbox.journal.accepting import Accept, AcceptBatch
+from outbox.journal.setting import SetWebhook
 from outbox.journal.writer import Journal
 from outbox.store.sqlite import open_store
 

@@ -5,8 +5,8 @@ import signal
 from itertools import count
 
 from app.__main__ import main
-from outbox.journal.commands import Bury
 from outbox.journal.ledger import Ledger
+from outbox.journal.sweeping import Bury
 
 _passed = count(1)
 

@@ -6,7 +6,7 @@ import aiohttp
 from aiohttp import web
 
 from outbox.domain.records import DeliveriesBuried, decode
-from outbox.journal.commands import BURY_CHUNK
+from outbox.journal.sweeping import CHUNK
 from outbox.store.sqlite import open_reader
 from tests.harness import Arrival, Receiver, Service, running
 
@@ -49,14 +49,14 @@ async def test_a_sweep_goes_in_chunks_and_survives_a_kill_between_them(tmp_path:
         with suppress(aiohttp.ClientError):  # it may die before it can answer
             await service.request("DELETE", f"/webhooks/instances/{LOCAL}")
         await service.wait()
-        assert await burials(service) == [BURY_CHUNK]
+        assert await burials(service) == [CHUNK]
         service.program = genuine
         posted = len(receiver.arrivals)
         await service.start()
         stats = await service.wait_for_stats(lambda stats: stats["deliveries"]["dead"] == BACKLOG)
         chunks = await burials(service)
         assert (sum(chunks), len(chunks)) == (BACKLOG, 3)
-        assert max(chunks) <= BURY_CHUNK
+        assert max(chunks) <= CHUNK
         assert stats["deliveries"]["pending"] == BACKLOG
         assert [webhook["name"] for webhook in stats["webhooks"]] == ["other"]
         deleted = [arrival for arrival in receiver.arrivals[posted:] if arrival.path != "/"]

@@ -73,7 +73,7 @@ async def test_refusal_is_final(service: Service, status: int) -> None:
         assert len(receiver.arrivals) == 1
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 405, 408, 409, 410, 429, 451, 500, 501, 502, 503, 504, 507, 599])
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 408, 409, 411, 429, 451, 500, 501, 502, 503, 504, 507, 599])
 async def test_failure_is_tried_again(service: Service, status: int) -> None:
     """Other statuses are tried again until one succeeds, with the same id and body and a rising number."""
     async with Receiver(in_turn(status, lambda: web.Response(status=status, text="later"))) as receiver:
@@ -87,6 +87,24 @@ async def test_failure_is_tried_again(service: Service, status: int) -> None:
         assert [arrival.headers["x-outbox-attempt"] for arrival in receiver.arrivals] == ["1", "2", "3"]
         assert {arrival.webhook_id for arrival in receiver.arrivals} == {shown["id"]}
         assert len({arrival.body for arrival in receiver.arrivals}) == 1
+
+
+async def test_gone_suspends(service: Service) -> None:
+    """After a 410 nothing more is sent, what is accepted is held too, and setting the webhook again lets all go."""
+    async with Receiver(in_turn(410)) as receiver:
+        await service.set_webhook("gone", receiver.url)
+        first = await service.accept(instance="gone")
+        shown = await attempted(service, first)
+        assert told(shown, "attempt", "status", "reason") == [(1, 410, None)]
+        second = await service.accept(instance="gone")
+        for event_id in (first, second):
+            reply = await service.request("GET", f"/events/{event_id}")
+            assert [delivery["state"] for delivery in reply.json()["deliveries"]] == ["held"]
+        assert len(receiver.arrivals) == 1
+        await service.set_webhook("gone", receiver.url)
+        for event_id in (first, second):
+            await settled(service, event_id)
+        assert [arrival.webhook_id for arrival in receiver.arrivals].count(first) == 2
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 305, 307, 308])

@@ -168,7 +168,7 @@ class CommitsWhileRead:
     async def log(self, after: int, _limit: int) -> list[Entry]:
         """Return nothing at first, then the record."""
         self.looks += 1
-        self.followers.notice(set())
+        self.followers.notice(set(), set())
         return [Entry(after + 1, bytes(32), None)] if self.looks == 2 else []
 
 

@@ -61,9 +61,9 @@ def _write(
         project(seq, record, changes)
     connection.executemany("INSERT INTO log VALUES (?,?,?,?)", log)
     connection.executemany("INSERT INTO event VALUES (?,?,?,?,?)", changes.events)
-    connection.executemany("INSERT INTO webhook VALUES (?,?,?,?,?,?,?,?,?,?,?)", changes.webhooks)
+    connection.executemany("INSERT INTO webhook VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", changes.webhooks)
     states = {seq: plan(seq - webhooks - 1).states for seq in range(webhooks + 1, webhooks + events + 1)}
     rows = [row._replace(state=int(states[row.event][row.webhook])) for row in changes.deliveries]
-    connection.executemany("INSERT INTO delivery VALUES (?,?,?,?,?,?)", rows)
+    connection.executemany("INSERT INTO delivery VALUES (?,?,?,?,?,?,?,?)", rows)
     connection.execute("INSERT INTO counter VALUES (?,?,?)", (*EVENTS_COUNTER, events))
     connection.execute("INSERT INTO counter SELECT webhook, state, count(*) FROM delivery GROUP BY webhook, state")

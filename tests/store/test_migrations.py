@@ -1,13 +1,17 @@
 import sqlite3
+import time
 from pathlib import Path
 
-from outbox.domain.deliveries import State
-from outbox.inspecting import Wanted, open_inspector
-from outbox.store.sqlite import open_store
-from tests.harness import ROOT
-from tests.store.filling import Planned, fill
+import pytest
 
-SCRIPTS = sorted((ROOT / "outbox" / "store" / "sql" / "sqlite").glob("*.sql"))
+from outbox.domain.errors import CannotStartError
+from outbox.inspecting import Wanted, open_inspector, rebuild_database
+from outbox.journal.ledger import load_webhooks
+from outbox.store.sqlite import open_reader, open_store
+from tests.harness import Receiver, running
+from tests.store.earlier import OFF, SCRIPTS, make_earlier
+
+EARLIER = pytest.mark.parametrize("earlier", range(1, len(SCRIPTS)))
 
 
 def schema(path: Path) -> tuple[int, set[tuple[str, str, str]]]:
@@ -19,28 +23,54 @@ def schema(path: Path) -> tuple[int, set[tuple[str, str, str]]]:
     return version, set(found)
 
 
-def go_back(path: Path) -> None:
-    """Make a file what schema 1 would have written."""
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP INDEX delivery_dead")
-        connection.execute("PRAGMA user_version = 1")
-    connection.close()
+def now_ms() -> int:
+    """The time of day: what is older than a week is not delivered any more."""
+    return int(time.time() * 1000)
 
 
-async def test_a_file_of_schema_1_is_brought_up_to_date(tmp_path: Path) -> None:
-    """A file written before the index of dead deliveries gets it when it is opened, and lists its dead deliveries."""
+@EARLIER
+async def test_a_file_of_an_earlier_schema_is_brought_up_to_date(tmp_path: Path, earlier: int) -> None:
+    """Opened by a writer it is as a new file, everything in it still follows from its log, and it can be rebuilt."""
     new, old = tmp_path / "new.db", tmp_path / "old.db"
     await (await open_store(new)).aclose()
-    states = (State.DEAD, State.PENDING, State.ACKNOWLEDGED)
-    fill(old, 30, lambda number: Planned(states={1: states[number % 3]}))
-    go_back(old)
-    assert schema(old)[0] == 1
+    make_earlier(old, earlier, now_ms(), "http://127.0.0.1:9")
+    assert schema(old)[0] == earlier
     await (await open_store(old)).aclose()
     assert schema(old) == schema(new)
     assert schema(new)[0] == len(SCRIPTS)
-    async with open_inspector(old) as inspector:
-        dead = await inspector.deliveries(Wanted(state="dead"), 50)
-    assert [item.delivery.event for item in dead.items] == list(range(30, 2, -3))
+    for _ in range(2):
+        async with open_inspector(old) as inspector:
+            report = await inspector.verify(lambda _done, _all: None)
+            assert (report.problems, report.events, report.deliveries) == ([], 6, 7)
+            dead = await inspector.deliveries(Wanted(state="dead"), 50)
+            assert [(item.delivery.webhook, item.delivery.attempts) for item in dead.items] == [(3, 0), (1, 1), (3, 0)]
+        await rebuild_database(old)
+
+
+@EARLIER
+async def test_what_an_earlier_release_left_is_delivered(tmp_path: Path, earlier: int) -> None:
+    """What was pending is delivered after the start, a second attempt as such; what was held stays so."""
+    async with Receiver() as receiver:
+        make_earlier(tmp_path / "outbox.db", earlier, now_ms(), receiver.url)
+        async with running(tmp_path) as service:
+            stats = await service.wait_for_stats(lambda stats: not stats["deliveries"]["pending"])
+            assert stats["deliveries"] == {"pending": 0, "waiting": 0, "held": 1, "acknowledged": 3, "dead": 3}
+            assert sorted(arrival.headers["x-outbox-attempt"] for arrival in receiver.arrivals) == ["1", "2"]
+            assert {arrival.headers["authorization"] for arrival in receiver.arrivals} == {"Bearer 1"}
+            await service.set_webhook("loja02", f"{receiver.url}/on")
+            await receiver.wait_for_count(3)
+            await service.wait_until_settled()
+
+
+async def test_a_webhook_that_was_disabled_then_counts_as_held_since(tmp_path: Path) -> None:
+    """The first release did not record since when: its last setting is what is known."""
+    path, at_ms = tmp_path / "outbox.db", now_ms()
+    make_earlier(path, 2, at_ms, "http://127.0.0.1:9")
+    await (await open_store(path)).aclose()
+    reader = await open_reader(path)
+    webhooks = load_webhooks(*await reader.webhooks())
+    await reader.aclose()
+    assert {webhook.number: webhook.held for webhook in webhooks} == {1: (), OFF: ((at_ms, 0),)}
 
 
 async def test_each_migration_alone_leads_to_the_schema(tmp_path: Path) -> None:
@@ -54,12 +84,23 @@ async def test_each_migration_alone_leads_to_the_schema(tmp_path: Path) -> None:
     assert schema(replayed)[1] == schema(new)[1]
 
 
-async def test_a_file_that_no_writer_has_opened_is_read_as_it_is(tmp_path: Path) -> None:
-    """A command that looks into a file of schema 1 answers, and leaves the file as it is."""
+@EARLIER
+async def test_a_file_that_no_writer_has_brought_up_to_date_is_not_read(tmp_path: Path, earlier: int) -> None:
+    """Whoever only looks is told what to do, and the file stays as it is."""
     path = tmp_path / "old.db"
-    fill(path, 30, lambda _number: Planned(states={1: State.DEAD, 2: State.PENDING}))
-    go_back(path)
-    async with open_inspector(path) as inspector:
-        dead = await inspector.deliveries(Wanted(state="dead"), 20)
-    assert [item.delivery.event for item in dead.items] == list(range(32, 12, -1))
-    assert schema(path)[0] == 1
+    make_earlier(path, earlier, now_ms(), "http://127.0.0.1:9")
+    with pytest.raises(CannotStartError, match=r"written by an earlier release .* start the service once"):
+        await open_reader(path)
+    assert schema(path)[0] == earlier
+
+
+async def test_a_file_of_a_later_release_is_neither_read_nor_written(tmp_path: Path) -> None:
+    """What its tables mean is not known here."""
+    path = tmp_path / "outbox.db"
+    await (await open_store(path)).aclose()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {len(SCRIPTS) + 1}")
+    connection.close()
+    for opening in (open_reader, open_store):
+        with pytest.raises(CannotStartError, match="written by a newer release"):
+            await opening(path)

@@ -138,15 +138,28 @@ def _configure_reader(connection: sqlite3.Connection) -> None:
     if application != APPLICATION_ID:
         msg = "the file is not an outbox"
         raise CannotStartError(msg)
+    scripts, version = _versions(connection)
+    if version < len(scripts):
+        msg = (
+            f"the file was written by an earlier release (schema {version}, this one reads {len(scripts)}):"
+            " start the service once, it brings the file up to date"
+        )
+        raise CannotStartError(msg)
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date, each numbered migration in a transaction of its own. Raises CannotStartError."""
+def _versions(connection: sqlite3.Connection) -> tuple[list[Path], int]:
+    """Return the scripts of all migrations, and how many of them the file has. Raises CannotStartError."""
     scripts = sorted(_MIGRATIONS.glob("*.sql"))
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(scripts):
         msg = f"the file was written by a newer release (schema {version}, this one knows {len(scripts)})"
         raise CannotStartError(msg)
+    return scripts, version
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, each numbered migration in a transaction of its own. Raises CannotStartError."""
+    scripts, version = _versions(connection)
     for number, script in enumerate(scripts[version:], start=version + 1):
         # executescript() would commit a transaction of ours, so the script brings its own.
         connection.executescript(

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 from outbox.domain.deliveries import Delivery
 from outbox.store.protocol import LOOKED_AT_ONCE, EventFilter, FoundDelivery, FoundEvent, Position, Run
@@ -12,11 +13,11 @@ _ID_TAIL = bytes(10)
 # CROSS JOIN keeps the table that is walked as the outer loop; the others are looked up, one row each.
 _EVENTS = "SELECT e.seq, l.record FROM event e CROSS JOIN log l ON l.seq = e.seq WHERE e.seq < ? AND e.seq >= ?"
 _DELIVERIES = (
-    "SELECT d.webhook, d.event, d.state, d.due_ms, d.attempts, d.charged, l.record FROM delivery d"
+    "SELECT d.webhook, d.event, d.state, d.due_ms, d.attempts, d.charged, d.queue, d.since_ms, l.record FROM delivery d"
     " CROSS JOIN event e ON e.seq = d.event CROSS JOIN log l ON l.seq = d.event"
 )
 _OF_WEBHOOK = _DELIVERIES + " WHERE d.webhook = ? AND d.event < ? AND d.event >= ? AND d.state IN ({})"
-# The index delivery_dead serves this; a file that no writer has brought up to date has none, and is read all the same.
+# The index delivery_dead serves this.
 _DEAD = _DELIVERIES + " WHERE d.state = 3 AND (d.event, d.webhook) < (?, ?) AND d.event >= ?"
 _EVENT_FLOOR = "SELECT seq FROM event WHERE seq < ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
 _WEBHOOK_FLOOR = "SELECT event FROM delivery WHERE webhook = ? AND event < ? ORDER BY event DESC LIMIT 1 OFFSET ?"
@@ -89,8 +90,8 @@ def _conditions(wanted: EventFilter, webhook: int | None = None) -> tuple[str, l
     return "".join(asked), list(asked.values())
 
 
-def _found(row: tuple[int, int, int, int, int, int, bytes]) -> FoundDelivery:
-    return FoundDelivery(Delivery._make(row[:6]), row[6])
+def _found(row: Sequence[Any]) -> FoundDelivery:
+    return FoundDelivery(Delivery._make(row[:-1]), row[-1])
 
 
 def _run(found: list[FoundDelivery], floor: int, limit: int) -> Run:

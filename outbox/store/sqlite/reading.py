@@ -14,15 +14,15 @@ from outbox.store.sqlite import listing
 from outbox.store.sqlite.connections import Hopper, Opener, connect, flat, groups, open_thread, translated
 
 _LOG = "SELECT seq, subject, record, digest FROM log"
-_DELIVERY = "SELECT webhook, event, state, due_ms, attempts, charged FROM delivery"
+_DELIVERY = "SELECT webhook, event, state, due_ms, attempts, charged, queue, since_ms FROM delivery"
 # CROSS JOIN keeps the wanted rows as the outer loop; with a row value and IN, the whole table would be gone through.
 _WANTED = (
-    "WITH wanted (w, e) AS (VALUES {}) SELECT webhook, event, state, due_ms, attempts, charged"
+    "WITH wanted (w, e) AS (VALUES {}) SELECT webhook, event, state, due_ms, attempts, charged, queue, since_ms"
     " FROM wanted CROSS JOIN delivery ON webhook = w AND event = e"
 )
 _WEBHOOK = (
-    "SELECT number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms, deleted_ms"
-    " FROM webhook ORDER BY number"
+    "SELECT number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms, deleted_ms,"
+    " suspended_ms, held, opened_ms, phase, position, until FROM webhook ORDER BY number"
 )
 _OLDEST = (
     "SELECT accepted_ms FROM event WHERE seq = (SELECT min(event) FROM delivery {} WHERE webhook = ? AND state = 0)"
@@ -31,17 +31,16 @@ _FEW_PENDING = 20_000
 _NEXT_DUE = "SELECT min(due_ms) FROM delivery WHERE webhook = ? AND state = 0 AND due_ms > ?"
 _EVENTS = "SELECT seq, id, kind, instance, accepted_ms FROM event WHERE seq BETWEEN ? AND ?"
 _KEYS = "SELECT key, event FROM idempotency WHERE event BETWEEN ? AND ?"
-# The + keeps the last part off the index of subjects: few records follow `since`, many may be about webhooks.
 _LOG_SLICE = (
     f"{_LOG} WHERE seq BETWEEN ? AND ? UNION {_LOG} WHERE subject <> 0 AND subject BETWEEN ? AND ?"
-    f" UNION {_LOG} WHERE seq > ? AND +subject < 0"
+    f" UNION {_LOG} WHERE seq > ?"
 )
 # What lanes read comes as one row of JSON: a step gives Python's global lock away and waits for it again, so a row each
 # would wait for the busy event loop hundreds of times. CROSS JOIN keeps the index of due deliveries as the outer loop.
 _DUE = (
-    "SELECT json_group_array(json_array(event, due_ms, attempts, charged, hex(record))) FROM ("
-    "SELECT d.event, d.due_ms, d.attempts, d.charged, l.record FROM delivery d CROSS JOIN log l ON l.seq = d.event"
-    " WHERE d.webhook = ? AND d.state = 0 AND d.due_ms <= ? ORDER BY d.due_ms, d.event LIMIT ?)"
+    "SELECT json_group_array(json_array(event, due_ms, attempts, charged, since_ms, hex(record))) FROM ("
+    "SELECT event, due_ms, attempts, charged, since_ms, record FROM delivery CROSS JOIN log ON seq = event"
+    " WHERE webhook = ? AND state = 0 AND due_ms <= ? ORDER BY due_ms, event LIMIT ?)"
 )
 
 _ROWS = msgspec.json.Decoder(list[list[Any]])
@@ -79,6 +78,10 @@ class SqliteReader:
     async def log(self, after: int, limit: int) -> list[LogRow]:
         """See `Reader.log`."""
         return await self._run(_log, f"{_LOG} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+
+    async def records(self, seqs: Sequence[int]) -> list[LogRow]:
+        """See `Reader.records`."""
+        return await self._run(_log, f"{_LOG} WHERE seq IN ({groups(len(seqs))})", list(seqs)) if seqs else []
 
     async def about(self, subject: int, limit: int) -> list[LogRow]:
         """See `Reader.about`."""

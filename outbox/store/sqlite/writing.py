@@ -1,31 +1,27 @@
 """The one writer of a SQLite file."""
 
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
-import msgspec
 import structlog
 
-from outbox.domain.deliveries import Delivery
 from outbox.domain.errors import CannotStartError, OutcomeUnknownError
-from outbox.domain.projecting import Changes, project
+from outbox.domain.projecting import Changes, project, stands_alone
 from outbox.domain.records import decode
 from outbox.folders import make_folder
-from outbox.store.protocol import Batch, Decide, Facts, Head, KeyFact, UnsettledRange, Wants
+from outbox.store.protocol import Batch, Decide, Head, Wants
 from outbox.store.sqlite.connections import (
     Hopper,
     Opener,
-    Row,
     connect,
-    flat,
     groups,
     insert,
     insert_bodies,
     open_thread,
     translated,
 )
+from outbox.store.sqlite.facts import find_facts
 from outbox.store.sqlite.files import FileLock, HeadFile
 from outbox.store.sqlite.reading import SqliteReader, open_reader, read_head
 
@@ -142,7 +138,7 @@ class SqliteStore:
     def _commit(self, connection: sqlite3.Connection, wants: Wants, decide: Decide) -> Head:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            batch = decide(_facts(connection, wants))
+            batch = decide(find_facts(connection, wants))
             _write(connection, batch)
         except sqlite3.Error as error:
             _roll_back(connection)
@@ -177,10 +173,7 @@ class SqliteStore:
             last = folded = 0
             page = _log_page(connection, last)
             while page:
-                changes = Changes()
-                for seq, record in page:
-                    project(seq, decode(record), changes)
-                _write_changes(connection, changes)
+                _fold(connection, page)
                 folded += len(page)
                 last = page[-1][0]
                 page = _log_page(connection, last)
@@ -210,50 +203,25 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 def _frames(batch: Batch) -> int:
     """Guess how many pages a commit put into the write-ahead log."""
-    rows = len(batch.log) + len(batch.changes.deliveries) + len(batch.changes.outcomes)
+    changes = batch.changes
+    rows = len(batch.log) + len(changes.deliveries) + len(changes.outcomes) + len(changes.moved)
     return 8 + (sum(len(body) for _, body in batch.bodies) + 256 * rows) // _PAGE_BYTES
 
 
-def _facts(connection: sqlite3.Connection, wants: Wants) -> Facts:
-    facts = Facts(head=read_head(connection))
-    for (text,) in _find(connection, _DELIVERIES, wants.deliveries, 2):
-        for row in _ROWS.decode(text):
-            facts.deliveries[row[0], row[1]] = Delivery._make(row)
-    if wants.keys:
-        for key, event, record in _find(connection, _KEYS, [(key,) for key in wants.keys], 1):
-            facts.keys[key] = KeyFact(event, record)
-    for webhook, after, limit in wants.unsettled:
-        row = connection.execute(_UNSETTLED, (webhook, after, limit)).fetchone()
-        if row[0] is not None:
-            facts.unsettled[webhook] = UnsettledRange._make(row)
-    return facts
-
-
-# CROSS JOIN keeps the wanted rows as the outer loop: one look-up by primary key each. They come as one row of JSON,
-# since a step for each would wait for Python's global lock each time.
-_DELIVERIES = (
-    "WITH wanted (w, e) AS (VALUES {})"
-    " SELECT json_group_array(json_array(webhook, event, state, due_ms, attempts, charged))"
-    " FROM wanted CROSS JOIN delivery ON webhook = w AND event = e"
-)
-_ROWS = msgspec.json.Decoder(list[list[int]])
-_KEYS = (
-    "WITH wanted (k) AS (VALUES {}) SELECT key, event, record"
-    " FROM wanted CROSS JOIN idempotency ON key = k CROSS JOIN log ON seq = event"
-)
-_UNSETTLED = (
-    "SELECT min(event), max(event), sum(state = 0), sum(state = 1) FROM ("
-    "SELECT event, state FROM delivery WHERE webhook = ? AND event > ? ORDER BY event LIMIT ?)"
-)
-_FOUND_AT_ONCE = 500
-
-
-def _find(connection: sqlite3.Connection, query: str, wanted: Sequence[Row], width: int) -> list[Row]:
-    found: list[Row] = []
-    for start in range(0, len(wanted), _FOUND_AT_ONCE):
-        chunk = wanted[start : start + _FOUND_AT_ONCE]
-        found += connection.execute(query.format(groups(len(chunk), width)), flat(chunk)).fetchall()
-    return found
+def _fold(connection: sqlite3.Connection, page: list[tuple[int, bytes]]) -> None:
+    """Write what a page of the log does to the projections."""
+    changes = Changes()
+    for seq, data in page:
+        record = decode(data)
+        alone = stands_alone(record)
+        if alone:
+            _write_changes(connection, changes)
+            changes = Changes()
+        project(seq, record, changes)
+        if alone:
+            _write_changes(connection, changes)
+            changes = Changes()
+    _write_changes(connection, changes)
 
 
 def _write(connection: sqlite3.Connection, batch: Batch) -> None:
@@ -269,27 +237,34 @@ def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
     insert(connection, "INSERT INTO event (seq, id, kind, instance, accepted_ms) VALUES", changes.events)
     insert(connection, "INSERT OR REPLACE INTO idempotency (key, event) VALUES", changes.keys)
     insert(connection, _DELIVERY, changes.deliveries)
-    insert(connection, _DELIVERY, changes.outcomes, _OUTCOME)
+    insert(connection, _ATTEMPTED, changes.outcomes, _OUTCOME)
     for settled in changes.buried:
         connection.execute(_BURY, settled)
+    insert(connection, _DELIVERY, changes.moved, _MOVED)
     for row in changes.webhooks:
         connection.execute(_WEBHOOK, row)
-    for number, at_ms in changes.deleted:
-        connection.execute("UPDATE webhook SET deleted_ms = ? WHERE number = ?", (at_ms, number))
+    for number, fields in changes.marks:
+        assigned = ", ".join(f"{name} = ?" for name in fields)
+        connection.execute(f"UPDATE webhook SET {assigned} WHERE number = ?", (*fields.values(), number))  # noqa: S608
     counters = [(webhook, state, n) for (webhook, state), n in changes.counters.items() if n]
     insert(connection, "INSERT INTO counter (webhook, state, n) VALUES", counters, _COUNT)
 
 
-_DELIVERY = "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged) VALUES"
+_DELIVERY = "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged, queue, since_ms) VALUES"
+_ATTEMPTED = "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged) VALUES"
 _OUTCOME = (
     "ON CONFLICT (webhook, event) DO UPDATE SET state = excluded.state, due_ms = excluded.due_ms,"
     " attempts = excluded.attempts, charged = excluded.charged"
 )
+_MOVED = f"{_OUTCOME}, queue = excluded.queue, since_ms = excluded.since_ms"
 _BURY = "UPDATE delivery SET state = 3 WHERE webhook = ? AND event BETWEEN ? AND ? AND state < 2"
 _WEBHOOK = (
     "INSERT INTO webhook (number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms,"
-    " deleted_ms) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (number) DO UPDATE SET settings = excluded.settings,"
-    " source = excluded.source, secret = excluded.secret, fingerprint = excluded.fingerprint,"
-    " updated_ms = excluded.updated_ms"
+    " deleted_ms, suspended_ms, held, opened_ms, phase, position, until)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " ON CONFLICT (number) DO UPDATE SET settings = excluded.settings, source = excluded.source,"
+    " secret = excluded.secret, fingerprint = excluded.fingerprint, updated_ms = excluded.updated_ms,"
+    " suspended_ms = excluded.suspended_ms, held = excluded.held, opened_ms = excluded.opened_ms,"
+    " phase = excluded.phase, position = excluded.position, until = excluded.until"
 )
 _COUNT = "ON CONFLICT (webhook, state) DO UPDATE SET n = n + excluded.n"

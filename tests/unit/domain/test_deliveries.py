@@ -10,7 +10,13 @@ def test_the_stored_numbers_of_states_are_fixed() -> None:
 
 def test_the_recorded_numbers_of_effects_are_fixed() -> None:
     """The log holds these numbers: a new effect gets a new number."""
-    assert {effect.name: effect.value for effect in Effect} == {"LATE": 0, "RETRY": 1, "ACKNOWLEDGE": 2, "BURY": 3}
+    assert {effect.name: effect.value for effect in Effect} == {
+        "LATE": 0,
+        "RETRY": 1,
+        "ACKNOWLEDGE": 2,
+        "BURY": 3,
+        "SUSPEND": 4,
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.domain.deliveries import Delivery, Effect, State
+from outbox.domain.deliveries import Delivery, Effect, Outcome, State
 from outbox.domain.projecting import EVENTS_COUNTER, Changes, EventRow, KeyRow, WebhookRow, project, webhook_row
 from outbox.domain.records import (
     AttemptRecorded,
@@ -70,7 +70,8 @@ def test_an_accepted_event_is_pending_for_each_of_its_targets() -> None:
     """Each delivery is due at once, with no attempt made."""
     changes = changes_of((8, accepted((3, 7))))
     assert changes["deliveries"] == [
-        Delivery(webhook=number, event=8, state=State.PENDING, due_ms=1000, attempts=0, charged=0) for number in (3, 7)
+        Delivery(webhook=number, event=8, state=State.PENDING, due_ms=1000, attempts=0, charged=0, since_ms=1000)
+        for number in (3, 7)
     ]
     assert changes["counters"] == Counter({EVENTS_COUNTER: 1, (3, State.PENDING): 1, (7, State.PENDING): 1})
 
@@ -83,7 +84,7 @@ def test_a_key_leads_to_its_event() -> None:
 def test_a_retry_moves_the_due_time() -> None:
     """The delivery stays pending: no counter changes."""
     assert changes_of((9, attempted(Effect.RETRY))) == {
-        "outcomes": [Delivery(webhook=3, event=5, state=State.PENDING, due_ms=7000, attempts=4, charged=2)]
+        "outcomes": [Outcome(webhook=3, event=5, state=State.PENDING, due_ms=7000, attempts=4, charged=2)]
     }
 
 
@@ -91,7 +92,7 @@ def test_a_retry_moves_the_due_time() -> None:
 def test_an_end_moves_one_delivery_between_counters(effect: Effect) -> None:
     """From pending to its end, with what the attempt recorded."""
     assert changes_of((9, attempted(effect))) == {
-        "outcomes": [Delivery(webhook=3, event=5, state=ENDS[effect], due_ms=7000, attempts=4, charged=2)],
+        "outcomes": [Outcome(webhook=3, event=5, state=ENDS[effect], due_ms=7000, attempts=4, charged=2)],
         "counters": Counter({(3, State.PENDING): -1, (3, ENDS[effect]): 1}),
     }
 
@@ -122,7 +123,7 @@ def test_settings_come_back_from_their_row(settings: Settings) -> None:
 
 def test_a_deletion_is_dated() -> None:
     """The row of the webhook stays, as a tombstone."""
-    assert changes_of((9, WebhookDeleted(webhook=3, at_ms=4000))) == {"deleted": [(3, 4000)]}
+    assert changes_of((9, WebhookDeleted(webhook=3, at_ms=4000))) == {"marks": [(3, {"deleted_ms": 4000})]}
 
 
 def test_a_burial_is_a_range_and_counts() -> None:
@@ -153,5 +154,6 @@ def test_counters_count_the_rows(targets: list[set[int]], attempts: list[tuple[i
     expected[EVENTS_COUNTER] = len(targets)
     assert +changes.counters == +expected
     assert min(changes.counters.values(), default=0) >= 0
-    rows = {(row.webhook, row.event): row.state for row in changes.deliveries + changes.outcomes}
+    rows = {(row.webhook, row.event): row.state for row in changes.deliveries}
+    rows |= {(row.webhook, row.event): row.state for row in changes.outcomes}
     assert rows == states

@@ -101,11 +101,19 @@ def test_a_final_status_is_dead_at_once(status: int) -> None:
     assert decision == Decision(Effect.BURY, 1, NOW_MS, f"status {status} is not retried")
 
 
-@pytest.mark.parametrize("status", [100, 101, 199, 300, 301, 307, 308, 401, 403, 404, 408, 409, 410, 500, 501, 999])
+@pytest.mark.parametrize("status", [100, 101, 199, 300, 301, 307, 308, 401, 403, 404, 408, 409, 411, 500, 501, 999])
 def test_any_other_status_is_retried(status: int) -> None:
     """A workflow that is off answers 404: it may be on tomorrow. A redirect is no acknowledgement."""
     assert classify(Answer(status), POLICY) is Verdict.RETRY
     assert after(Answer(status, retry_after_s=100)) == Decision(Effect.RETRY, 1, NOW_MS + 5000)
+
+
+@pytest.mark.parametrize("charged", [0, 19, 500])
+def test_what_is_gone_suspends(charged: int) -> None:
+    """A 410 says that nobody is there to listen: the delivery waits for the webhook, and no attempt is used up."""
+    for policy in (STEADY, RetryPolicy(non_retryable=frozenset({410}))):
+        assert classify(Answer(410), policy) is Verdict.GONE
+        assert after(Answer(410, retry_after_s=100), charged, policy) == Decision(Effect.SUSPEND, charged, NOW_MS)
 
 
 @pytest.mark.parametrize("error", ["timeout", "tls_error", "refused"])

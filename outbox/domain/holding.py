@@ -1,0 +1,34 @@
+"""Held time: how long a webhook was disabled or suspended. It does not count for the age of its deliveries."""
+
+INTERVALS_MAX = 50
+
+Interval = tuple[int, int]
+"""From when and until when, in milliseconds since the epoch; until 0 means: still."""
+
+
+def held_after(held: tuple[Interval, ...], at_ms: int, *, holding: bool) -> tuple[Interval, ...]:
+    """Return the intervals once the webhook is held, or no longer held, from `at_ms` on."""
+    open_now = bool(held) and held[-1][1] == 0
+    if holding == open_now:
+        return held
+    if holding:
+        held = (*held, (at_ms, 0))
+    else:
+        start = held[-1][0]
+        held = (*held[:-1], (start, max(at_ms, start + 1)))
+    if len(held) > INTERVALS_MAX:
+        # What is merged counts as held throughout: deliveries live a little longer, none dies too early.
+        held = ((held[0][0], held[1][1]), *held[2:])
+    return held
+
+
+def cutoff_ms(held: tuple[Interval, ...], now_ms: int, age_ms: int) -> int:
+    """Return the moment since which `age_ms` have passed that were not held: what is older has expired."""
+    left, moment = age_ms, now_ms
+    for start, end in reversed(held):
+        counted = max(moment - (end or moment), 0)
+        if counted >= left:
+            break
+        left -= counted
+        moment = min(start, moment)
+    return moment - left

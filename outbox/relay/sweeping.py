@@ -1,0 +1,38 @@
+"""Chores that go through many deliveries of a webhook, chunk by chunk, while everybody else is served in between."""
+
+from typing import TypeVar
+
+import anyio
+import structlog
+
+from outbox.domain.errors import BusyError
+from outbox.journal.commands import Command
+from outbox.journal.sweeping import Bury, Convert
+from outbox.journal.writer import Journal
+from outbox.relay.clock import Clock
+
+_log = structlog.get_logger("relay")
+_T = TypeVar("_T")
+
+
+async def bury(journal: Journal, clock: Clock, webhook: int) -> None:
+    """Settle the deliveries of a deleted webhook as dead."""
+    after: int | None = 0
+    while after is not None:
+        after = await insist(journal, Bury(webhook, after, clock.now_ms(), "the webhook was deleted"))
+
+
+async def convert(journal: Journal, clock: Clock, webhook: int) -> None:
+    """Put the deliveries of a webhook whose order was changed into their new queues."""
+    while await insist(journal, Convert(webhook, clock.now_ms())):
+        pass
+    _log.info("webhook.order_converted", webhook=webhook)
+
+
+async def insist(journal: Journal, command: Command[_T]) -> _T:
+    """Submit a command until the store takes it, and return its answer."""
+    while True:
+        try:
+            return await journal.submit(command)
+        except BusyError as error:
+            await anyio.sleep(error.retry_after_s)
