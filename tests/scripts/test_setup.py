@@ -101,12 +101,18 @@ def fake_python(folder: Path, *, body: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout that was started once. Its folder's name has a space, as people's folders do."""
+def first_starts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, list[Ran]]:
+    """A checkout that was started twice at the same time. Its folder's name has a space, as people's folders do."""
     checkout = Checkout.make(tmp_path_factory.mktemp("setup") / "my outbox")
-    first = checkout.serve()
-    assert first.code == 0, first.stderr
-    assert first.stderr == "serve: setting up .venv (first run, about a minute)\n"
+    both = [checkout.start(), checkout.start()]
+    return checkout, [Ran.finish(process) for process in both]
+
+
+@pytest.fixture(scope="module")
+def ready(first_starts: tuple[Checkout, list[Ran]]) -> Checkout:
+    """A checkout whose environment is there."""
+    checkout, runs = first_starts
+    assert [run.code for run in runs] == [0, 0], runs
     return checkout
 
 
@@ -123,6 +129,15 @@ def log_unchanged(ready: Checkout) -> Generator[None]:
     before = log.stat().st_mtime_ns
     yield
     assert log.stat().st_mtime_ns == before
+
+
+def test_first_starts_at_once_share_one_setup(first_starts: tuple[Checkout, list[Ran]]) -> None:
+    """Of two first starts at the same time one sets up and says so, the other waits for it; both run."""
+    _, runs = first_starts
+    assert [(run.code, run.saw["tiny"]) for run in runs] == [(0, "1"), (0, "1")]
+    said = [run.stderr for run in runs]
+    assert said.count("serve: setting up .venv (first run, about a minute)\n") == 1
+    assert {"", "serve: waiting for another start that sets up .venv\n"} & set(said)
 
 
 @pytest.mark.usefixtures("log_unchanged")
@@ -190,14 +205,6 @@ def test_moved_checkout_is_set_up_again(ready: Checkout, tmp_path: Path) -> None
     run = moved.serve()
     assert run.code == 0, run.stderr
     assert run.saw["prefix"] == str(moved.venv)
-
-
-def test_first_starts_at_once_share_one_setup(fresh: Checkout) -> None:
-    """Of two first starts at the same time one sets up, the other waits for it; both run."""
-    both = [fresh.start(), fresh.start()]
-    runs = [Ran.finish(process) for process in both]
-    assert [run.code for run in runs] == [0, 0]
-    assert "".join(run.stderr for run in runs).count("setting up .venv") == 1
 
 
 def test_missing_venv_module_names_the_cure(fresh: Checkout, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def run(folder: Path, *, ci: str) -> subprocess.CompletedProcess[str]:
     options = ["-ra", "--continue-on-collection-errors", "-p", "no:cacheprovider", "--rootdir", str(folder)]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(folder)],
-        env={"CI": ci, "PATH": ""},
+        env={"CI": ci, "PATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         cwd=folder,
         capture_output=True,
         text=True,
