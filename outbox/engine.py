@@ -197,6 +197,7 @@ class Engine:
         if not webhook.settings.url:
             msg = "this webhook has no URL to post to: set one first"
             raise ConflictError(msg)
+        self._relay.nudge(webhook.number)
         return await try_out(self._tower, webhook)
 
     async def rebuild(self) -> int:

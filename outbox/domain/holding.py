@@ -22,6 +22,22 @@ def held_after(held: tuple[Interval, ...], at_ms: int, *, holding: bool) -> tupl
     return held
 
 
+def expires_ms(held: tuple[Interval, ...], since_ms: int, age_ms: int) -> int:
+    """Return the moment when what is `since_ms` old has reached `age_ms`, held time not counted.
+
+    While it is held that moment is not known yet: then it is the one that holds if the holding ended at once.
+    """
+    left, moment = age_ms, since_ms
+    for start, end in held:
+        counted = max(start - moment, 0)
+        if counted >= left or not end:
+            break
+        if end > moment:
+            left -= counted
+            moment = end
+    return moment + left
+
+
 def cutoff_ms(held: tuple[Interval, ...], now_ms: int, age_ms: int) -> int:
     """Return the moment since which `age_ms` have passed that were not held: what is older has expired."""
     left, moment = age_ms, now_ms

@@ -1,6 +1,6 @@
 """What the relay reads: deliveries that are due, and the bodies of their events."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from msgspec import Struct
 
@@ -42,6 +42,14 @@ class Claims:
     async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:
         """Return when the webhook's first pending delivery due later than `after_ms` is due, or None."""
         return await self._reader.next_due(webhook, after_ms)
+
+    async def older(self, webhook: int, cutoff_ms: int, due_ms: int) -> AsyncIterator[list[int]]:
+        """Yield, some at a time, the events of pending deliveries due by `due_ms` whose age counts from the cutoff."""
+        place: tuple[int, int] | None = (-1, -1)
+        while place is not None:
+            events, place = await self._reader.older(webhook, cutoff_ms, due_ms, place)
+            if events:
+                yield events
 
     async def bodies(self, seqs: Sequence[int]) -> dict[int, bytes]:
         """Return the bodies of events by seq; one that is gone is left out."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 from msgspec import Struct
@@ -10,6 +10,7 @@ from msgspec import Struct
 from outbox.domain.bodies import copy_for
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.deliveries import Effect
+from outbox.domain.holding import expires_ms
 from outbox.domain.ids import body_digest, event_text
 from outbox.domain.media import without_media
 from outbox.domain.records import AttemptRecorded
@@ -31,6 +32,18 @@ class Carrier(Protocol):
         """Make one POST and return what came of it, whatever that is, within the parcel's timeout."""
 
 
+DAMAGED = Answer(error="corrupt_body", detail="the stored body is not the one that was accepted")
+"""What stands for an answer where there was nothing sound to send."""
+
+
+class Flight(NamedTuple):
+    """One POST that was made: when it began and ended, in milliseconds since the epoch, and what came of it."""
+
+    started_ms: int
+    ended_ms: int
+    answer: Answer
+
+
 class Tower(Struct, frozen=True):
     """What every attempt of every lane goes by."""
 
@@ -42,23 +55,32 @@ class Tower(Struct, frozen=True):
     route_style: RouteStyle
     user_agent: str
 
-    async def attempt(self, webhook: Webhook, claim: Claim, body: bytes | None) -> tuple[AttemptRecorded, Answer]:
-        """Make one POST and return the record of it, and the answer; cancelled, it leaves nothing behind."""
+    async def fly(self, webhook: Webhook, claim: Claim, body: bytes | None) -> Flight:
+        """Make one POST and return what came of it; cancelled, it leaves nothing behind."""
         started_ms = self.clock.now_ms()
-        number = claim.attempts + 1
         if body is None or body_digest(body) != claim.event.digest:
-            answer = Answer(error="corrupt_body", detail="the stored body is not the one that was accepted")
-            decision = Decision(Effect.BURY, claim.charged, started_ms, "the stored body is damaged")
-            ended_ms = started_ms
+            return Flight(started_ms, started_ms, DAMAGED)
+        answer = await self.courier.post(self.parcel(webhook, claim, body, claim.attempts + 1, started_ms))
+        return Flight(started_ms, self.clock.now_ms(), answer)
+
+    def conclude(self, webhook: Webhook, claim: Claim, flight: Flight, probe_s: float | None) -> AttemptRecorded:
+        """Return the record of an attempt. One that was a probe is free, and its delivery's turn in `probe_s` seconds."""
+        started_ms, ended_ms, answer = flight
+        if answer is DAMAGED:
+            decision = Decision(Effect.BURY, claim.charged, ended_ms, "the stored body is damaged")
         else:
-            answer = await self.courier.post(self.parcel(webhook, claim, body, number, started_ms))
-            ended_ms = self.clock.now_ms()
             decision = decide(answer, claim.charged, ended_ms, self.policy, self.random)
-        record = AttemptRecorded(
-            claim.seq, webhook.number, number, started_ms, max(ended_ms - started_ms, 0), answer.status, answer.error,
-            clean(answer.detail), answer.excerpt, decision.effect, decision.charged, decision.due_ms, decision.reason,
+        due_ms, charged = decision.due_ms, decision.charged
+        if decision.effect is Effect.RETRY:
+            if probe_s is not None:
+                due_ms, charged = ended_ms + round(probe_s * 1000), claim.charged
+            # It must be looked at when it expires, be its turn ever so late.
+            end_ms = expires_ms(webhook.held, claim.since_ms, round(self.policy.max_age_s * 1000))
+            due_ms = max(min(due_ms, end_ms), ended_ms)
+        return AttemptRecorded(
+            claim.seq, webhook.number, claim.attempts + 1, started_ms, max(ended_ms - started_ms, 0), answer.status,
+            answer.error, clean(answer.detail), answer.excerpt, decision.effect, charged, due_ms, decision.reason,
         )  # fmt: skip
-        return record, answer
 
     def parcel(self, webhook: Webhook, claim: Claim, body: bytes, number: int, now_ms: int) -> Parcel:
         """Return the POST that attempt `number` makes now, with the settings as they are."""

@@ -1,6 +1,8 @@
 """A lane: the deliveries of one webhook, isolated from every other. It claims, limits, hands out and lets go."""
 
+import asyncio
 from collections import deque
+from math import inf
 
 import anyio
 import structlog
@@ -8,18 +10,23 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from outbox.domain.deliveries import Effect
-from outbox.domain.retrying import RETRY_AFTER_MAX_S, Answer, clamped_retry_after
+from outbox.domain.holding import cutoff_ms
+from outbox.domain.retrying import GONE, RETRY_AFTER_MAX_S
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim, Claims
 from outbox.journal.recording import Outcome
+from outbox.journal.setting import MoveBreaker
 from outbox.journal.writer import Journal
 from outbox.relay.budget import ByteBudget
 from outbox.relay.flight import Tower, note
+from outbox.relay.gate import Gate
 from outbox.relay.recorder import Recorder
+from outbox.relay.sweeping import expire, insist
 
 PAGE = 256
 LOAD_BYTES = 1024 * 1024
 IDLE_S = 30.0
+SWEEP_S = 60.0
 
 
 class Surroundings(Struct, frozen=True):
@@ -33,17 +40,22 @@ class Surroundings(Struct, frozen=True):
 
 
 class Lane:
-    """Works while its webhook is live and enabled and has deliveries; `wake` it when something changed.
+    """Works while its webhook is live and not held and has deliveries; `wake` it when something changed.
 
     A delivery is in hand (`_taken`) from its claim until its outcome is on disk. In between it waits with its body
-    (`_ready`) for one of the crew, which are at most as many tasks as the webhook takes POSTs at a time.
+    (`_ready`) for one of the crew, which are at most as many tasks as the gate lets POST at a time. While the breaker
+    is open nobody of the crew works: the lane itself makes a probe at a time.
     """
 
-    def __init__(self, number: int, around: Surroundings) -> None:
-        """Prepare the lane of the webhook with that number."""
-        self.number = number
+    def __init__(self, webhook: Webhook, around: Surroundings) -> None:
+        """Prepare the lane of a webhook."""
+        self.number = webhook.number
         self._around = around
-        self._log = structlog.get_logger("relay").bind(webhook=number)
+        self._gate = Gate(webhook, around.tower.policy, around.tower.random)
+        self._log = structlog.get_logger("relay").bind(webhook=webhook.number)
+        self._now = asyncio.get_running_loop().time  # anyio's own way to it costs more than all of the gate
+        self._turned = webhook
+        self._gone: Webhook | None = None
         self._taken: set[int] = set()
         self._let_go: set[int] = set()
         self._ready: deque[tuple[Claim, bytes | None]] = deque()
@@ -51,21 +63,25 @@ class Lane:
         self._low_water = self._high_water = 0
         self._changed = anyio.Event()
         self._moved = anyio.Event()
+        self._roused = anyio.Event()
         self._stopping = False
-        self._paused_until_ms = 0
         self._astray_since: float | None = None
         self._reach_ms = 0
         self._looked_until_ms = -1
+        self._swept_at = -inf
 
     @property
     def woken(self) -> bool:
         """Whether something changed that the lane has not looked at."""
         return self._changed.is_set()
 
-    def wake(self, *, nudged: bool = False) -> None:  # noqa: ARG002
-        """Look again: there is new work, or the settings have changed."""
+    def wake(self, *, nudged: bool = False) -> None:
+        """Look again: there is new work, or the settings have changed. `nudged` means: try at once."""
+        if nudged:
+            self._gate.nudge()
         self._changed.set()
         self._moved.set()
+        self._roused.set()
 
     def stop(self) -> None:
         """Claim nothing more; `run` ends once what is in flight has landed and is recorded."""
@@ -73,17 +89,21 @@ class Lane:
         self.wake()
 
     async def run(self) -> None:
-        """Deliver until there is nothing to do for a while, the webhook is off or gone, or `stop`."""
+        """Deliver until there is nothing to do for a while, the webhook is held or gone, or `stop`."""
         async with anyio.create_task_group() as tasks:
             while self._webhook() is not None:
                 self._changed = anyio.Event()
                 await self._around.recorder.wait_until_clear()
+                await self._keep_breaker()
                 claims = await self._claim()
-                if claims:
+                if claims and self._gate.is_open:
+                    await self._probe(claims[0])
+                elif claims:
                     await self._load(claims, tasks)
                 elif not await self._rest():
                     break
             self._put_back()
+        await self._keep_breaker()
         # Whoever takes this webhook up again must find every outcome in the store.
         while self._taken:
             await self._motion()
@@ -91,16 +111,17 @@ class Lane:
     def _webhook(self) -> Webhook | None:
         """Return the webhook as it stands if this lane has to deliver to it."""
         webhook = self._around.journal.webhooks.get(self.number)
+        if webhook is not self._turned and webhook is not None:
+            self._turned = webhook
+            self._gate.turn(webhook)
         if webhook is None or webhook.holds or webhook.conversion.phase or self._stopping:
             return None
-        return webhook
+        # Between a 410 and its record nothing is sent any more.
+        return None if self._gone is not None and webhook.revision == self._gone.revision else webhook
 
     def _limit(self) -> int:
-        """Return how many POSTs may be in flight now."""
-        webhook = self._webhook()
-        if webhook is None or self._around.tower.clock.now_ms() < self._paused_until_ms:
-            return 0
-        return webhook.settings.concurrency
+        """Return how many POSTs of the crew may be in flight now."""
+        return self._gate.limit(self._now()) if self._webhook() is not None else 0
 
     def _full(self, limit: int) -> bool:
         """Say whether the crew has enough before it, or too many outcomes are not on disk yet."""
@@ -112,31 +133,66 @@ class Lane:
         self._moved = anyio.Event()
         await self._moved.wait()
 
+    async def _keep_breaker(self) -> None:
+        """Bring the log up to date with the breaker."""
+        webhook = self._around.journal.webhooks.get(self.number)
+        is_open = self._gate.is_open
+        if webhook is None or (webhook.opened_ms > 0) == is_open:
+            return
+        now_ms = self._around.tower.clock.now_ms()
+        if await insist(self._around.journal, MoveBreaker(self.number, is_open, self._gate.reason, now_ms)):
+            self._log.warning("breaker.opened" if is_open else "breaker.closed", cause=self._gate.reason or None)
+
     async def _claim(self) -> list[Claim]:
-        """Return due deliveries that are not in hand, the longest due first."""
-        now_ms, self._looked_until_ms = self._around.tower.clock.now_ms(), -1
-        if now_ms < self._paused_until_ms:
+        """Return due deliveries that are not in hand, the longest due first; those that are too old expire."""
+        self._looked_until_ms = -1
+        if self._gate.pause_s(self._now()) > 0:
             return []
-        self._looked_until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
-        self._let_go.clear()
-        found = await self._around.claims.due(self.number, self._looked_until_ms, PAGE + len(self._taken))
-        # What was let go while the answer was under way may stand in it as it was before its outcome.
-        stale = self._taken | self._let_go
-        return [claim for claim in found if claim.seq not in stale][:PAGE]
+        while True:
+            now_ms = self._around.tower.clock.now_ms()
+            self._looked_until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
+            self._let_go.clear()
+            count = 1 if self._gate.is_open else PAGE
+            found = await self._around.claims.due(self.number, self._looked_until_ms, count + len(self._taken))
+            # What was let go while the answer was under way may stand in it as it was before its outcome.
+            stale = self._taken | self._let_go
+            claims = [claim for claim in found if claim.seq not in stale][:count]
+            cutoff = self._cutoff_ms(now_ms)
+            expired = [claim.seq for claim in claims if claim.since_ms <= cutoff]
+            if not expired:
+                return claims
+            await expire(self._around.journal, self._around.tower.clock, self.number, expired, cutoff)
+
+    def _cutoff_ms(self, now_ms: int) -> int:
+        """Return the moment before which a delivery has become too old."""
+        return cutoff_ms(self._turned.held, now_ms, round(self._around.tower.policy.max_age_s * 1000))
 
     async def _rest(self) -> bool:
         """Wait for a change or a due time; say whether there is reason to go on."""
         now_ms = self._around.tower.clock.now_ms()
+        pause_s = self._gate.pause_s(self._now())
         # What is due up to where `_claim` looked is in hand, or it would have been claimed.
         first = await self._around.claims.next_due(self.number, self._looked_until_ms)
         wait_s = IDLE_S
-        if self._paused_until_ms > now_ms:
-            wait_s = (self._paused_until_ms - now_ms) / 1000
+        if pause_s > 0 and first is not None:
+            await self._sweep(now_ms)
+            wait_s = min(pause_s, SWEEP_S)
         elif first is not None:
             wait_s = self._until_s(first, now_ms)
         with anyio.move_on_after(wait_s):
             await self._changed.wait()
         return first is not None or bool(self._taken) or self._changed.is_set()
+
+    async def _sweep(self, now_ms: int) -> None:
+        """Let those expire that become too old while the lane is not claiming."""
+        now = self._now()
+        if now - self._swept_at < SWEEP_S:
+            return
+        self._swept_at = now
+        cutoff = self._cutoff_ms(now_ms)
+        async for events in self._around.claims.older(self.number, cutoff, now_ms):
+            idle = [event for event in events if event not in self._taken]
+            await expire(self._around.journal, self._around.tower.clock, self.number, idle, cutoff)
 
     def _until_s(self, first_ms: int, now_ms: int) -> float:
         """Return the seconds until the first delivery is due, the longest delay of the schedule at most.
@@ -150,11 +206,25 @@ class Lane:
             self._astray_since = None
             return wait_s
         if self._astray_since is None:
-            self._astray_since = anyio.current_time()
-        left_s = self._astray_since + longest_s - anyio.current_time()
+            self._astray_since = self._now()
+        left_s = self._astray_since + longest_s - self._now()
         if left_s <= 0:
             self._reach_ms = first_ms
         return max(left_s, 0.0)
+
+    async def _probe(self, claim: Claim) -> None:
+        """Make one attempt to see if the receiver is back, and wait until it is recorded."""
+        await self._around.budget.take(claim.event.size)
+        try:
+            body = (await self._around.claims.bodies([claim.seq])).get(claim.seq)
+        except BaseException:
+            self._around.budget.give_back(claim.event.size)
+            raise
+        self._taken.add(claim.seq)
+        self._gate.probe(claim.seq)
+        await self._fly(claim, body, probing=True)
+        while claim.seq in self._taken:
+            await self._motion()
 
     async def _load(self, claims: list[Claim], tasks: TaskGroup) -> None:
         """Hand the claims to the crew, loading their bodies a few at a time as the crew comes to need them."""
@@ -181,35 +251,58 @@ class Lane:
         limit = self._limit()
         for _ in range(min(limit - self._crew, len(self._ready))):
             self._crew += 1
-            tasks.start_soon(self._work)
+            tasks.start_soon(self._work, tasks)
         return limit
 
-    async def _work(self) -> None:
+    async def _work(self, tasks: TaskGroup) -> None:
         """Make attempts while there are some to make; the next one never waits for the last one's record."""
         try:
-            while self._ready and self._crew <= self._limit():
+            while self._ready and self._crew <= (limit := self._limit()):
+                wait_s = self._gate.wait_s(self._now())
+                if wait_s > 0:
+                    await self._hold_on(wait_s)
+                    continue
                 claim, body = self._ready.popleft()
                 if len(self._ready) == self._low_water:
                     self._moved.set()
+                if self._crew < limit:
+                    self._man(tasks)
                 await self._fly(claim, body)
                 body = None
         finally:
             self._crew -= 1
             self._moved.set()
 
-    async def _fly(self, claim: Claim, body: bytes | None) -> None:
+    async def _hold_on(self, wait_s: float) -> None:
+        """Wait that long, or until something changes."""
+        self._roused = self._roused if not self._roused.is_set() else anyio.Event()
+        with anyio.move_on_after(wait_s):
+            await self._roused.wait()
+
+    async def _fly(self, claim: Claim, body: bytes | None, *, probing: bool = False) -> None:
         webhook = self._webhook()
-        recording = False
+        recording = began = False
         try:
             if webhook is not None:
-                record, answer = await self._around.tower.attempt(webhook, claim, body)
-                self._obey(answer)
-                note(self._log, claim, record, answer)
+                tower, gate, start = self._around.tower, self._gate, self._now()
+                gate.began(start)
+                began = True
+                flight = await tower.fly(webhook, claim, body)
+                now = self._now()
+                gate.ended(claim.seq, start, now, flight.answer)
+                began = False
+                record = tower.conclude(webhook, claim, flight, gate.retry_s(now) if probing and gate.is_open else None)
+                if flight.answer.status == GONE:
+                    self._gone = webhook
+                note(self._log, claim, record, flight.answer)
                 recording = True
-                self._around.recorder.record(
-                    Outcome(record, webhook.revision), lambda effect: self._recorded(claim.seq, effect)
-                )
+                outcome = Outcome(record, webhook.revision)
+                self._around.recorder.record(outcome, lambda effect: self._recorded(claim.seq, effect))
+                if gate.limit(now) < self._crew:
+                    self._moved.set()
         finally:
+            if began:
+                self._gate.abandoned()
             self._around.budget.give_back(claim.event.size)
             if not recording:
                 self._release(claim.seq)
@@ -222,7 +315,7 @@ class Lane:
     def _release(self, seq: int) -> None:
         self._taken.discard(seq)
         self._let_go.add(seq)
-        if not self._taken or len(self._taken) == self._high_water:
+        if not self._taken or len(self._taken) == self._high_water or self._gate.is_open:
             self._moved.set()
 
     def _put_back(self) -> None:
@@ -231,14 +324,6 @@ class Lane:
             claim, _ = self._ready.popleft()
             self._around.budget.give_back(claim.event.size)
             self._release(claim.seq)
-
-    def _obey(self, answer: Answer) -> None:
-        """Hold the whole lane for as long as a throttling receiver asked."""
-        asked_s = clamped_retry_after(answer)
-        if asked_s is not None:
-            until_ms = self._around.tower.clock.now_ms() + round(asked_s * 1000)
-            self._paused_until_ms = max(self._paused_until_ms, until_ms)
-            self._moved.set()
 
 
 def _portions(claims: list[Claim]) -> list[list[Claim]]:

@@ -58,6 +58,10 @@ class Relay:
         """Make no new attempt from here on."""
         self._stopping.set()
 
+    def nudge(self, webhook: int) -> None:
+        """Try a webhook at once, whatever its receiver asked for or its breaker says."""
+        self._noticed(set(), {webhook})
+
     def _noticed(self, touched: set[int], nudged: "set[int] | frozenset[int]" = NOBODY) -> None:
         """Wake or start the lanes of webhooks with new work or settings; sweep where many deliveries must change."""
         if self._tasks is None:
@@ -68,7 +72,7 @@ class Relay:
             if lane is not None:
                 lane.wake(nudged=number in nudged)
             elif webhook is not None and not webhook.holds and not webhook.conversion.phase:
-                self._lanes[number] = lane = Lane(number, self._around)
+                self._lanes[number] = lane = Lane(webhook, self._around)
                 self._tasks.start_soon(self._supervise, lane)
             if number not in self._sweeping and (webhook is None or webhook.conversion.phase):
                 self._sweeping.add(number)

@@ -7,7 +7,7 @@ import structlog
 
 from outbox.domain.errors import BusyError
 from outbox.journal.commands import Command
-from outbox.journal.sweeping import Bury, Convert
+from outbox.journal.sweeping import Bury, Convert, Expire
 from outbox.journal.writer import Journal
 from outbox.relay.clock import Clock
 
@@ -27,6 +27,13 @@ async def convert(journal: Journal, clock: Clock, webhook: int) -> None:
     while await insist(journal, Convert(webhook, clock.now_ms())):
         pass
     _log.info("webhook.order_converted", webhook=webhook)
+
+
+async def expire(journal: Journal, clock: Clock, webhook: int, events: list[int], cutoff_ms: int) -> None:
+    """Settle as dead those of the deliveries whose age counts from `cutoff_ms` or before."""
+    expired = await insist(journal, Expire(webhook, events, cutoff_ms, clock.now_ms(), "expired"))
+    if expired:
+        _log.warning("deliveries.expired", webhook=webhook, count=expired)
 
 
 async def insist(journal: Journal, command: Command[_T]) -> _T:

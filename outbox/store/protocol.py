@@ -210,6 +210,14 @@ class Reader(Protocol):
     async def due(self, webhook: int, until_ms: int, limit: int) -> list[Due]:
         """Return up to `limit` pending deliveries due by `until_ms`, the longest due first."""
 
+    async def older(
+        self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]
+    ) -> tuple[list[int], tuple[int, int] | None]:
+        """Look at some pending deliveries due by `due_ms`, in order of (due, event) after `after`.
+
+        Return the events of those whose age counts from `cutoff_ms` or before, and where to go on, None at the end.
+        """
+
     async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:
         """Return when the webhook's first pending delivery due later than `after_ms` is due, or None."""
 

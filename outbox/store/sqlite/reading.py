@@ -28,6 +28,11 @@ _OLDEST = (
     "SELECT accepted_ms FROM event WHERE seq = (SELECT min(event) FROM delivery {} WHERE webhook = ? AND state = 0)"
 )
 _FEW_PENDING = 20_000
+_LOOKED_AT = 1000
+_PENDING = (
+    "SELECT due_ms, event, since_ms FROM delivery INDEXED BY delivery_due"
+    " WHERE webhook = ? AND state = 0 AND due_ms <= ? AND (due_ms, event) > (?, ?) ORDER BY due_ms, event LIMIT ?"
+)
 _NEXT_DUE = "SELECT min(due_ms) FROM delivery WHERE webhook = ? AND state = 0 AND due_ms > ?"
 _EVENTS = "SELECT seq, id, kind, instance, accepted_ms FROM event WHERE seq BETWEEN ? AND ?"
 _KEYS = "SELECT key, event FROM idempotency WHERE event BETWEEN ? AND ?"
@@ -108,6 +113,12 @@ class SqliteReader:
     async def due(self, webhook: int, until_ms: int, limit: int) -> list[Due]:
         """See `Reader.due`."""
         return await self._run(_due, webhook, until_ms, limit)
+
+    async def older(
+        self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]
+    ) -> tuple[list[int], tuple[int, int] | None]:
+        """See `Reader.older`."""
+        return await self._run(_older, webhook, cutoff_ms, due_ms, after)
 
     async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:
         """See `Reader.next_due`."""
@@ -194,6 +205,14 @@ def _deliveries(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]
 def _due(connection: sqlite3.Connection, webhook: int, until_ms: int, limit: int) -> list[Due]:
     (rows,) = connection.execute(_DUE, (webhook, until_ms, limit)).fetchone()
     return [Due._make((*numbers, bytes.fromhex(record))) for *numbers, record in _ROWS.decode(rows)]
+
+
+def _older(
+    connection: sqlite3.Connection, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]
+) -> tuple[list[int], tuple[int, int] | None]:
+    rows = connection.execute(_PENDING, (webhook, due_ms, *after, _LOOKED_AT)).fetchall()
+    events = [event for _, event, since_ms in rows if since_ms <= cutoff_ms]
+    return events, rows[-1][:2] if len(rows) == _LOOKED_AT else None
 
 
 def _webhooks(connection: sqlite3.Connection) -> tuple[list[WebhookRow], dict[bytes, bytes]]:
