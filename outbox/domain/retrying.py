@@ -18,7 +18,8 @@ _FREE_WITH_RETRY_AFTER = frozenset({429, 503})
 class RetryPolicy(Struct, frozen=True, kw_only=True):
     """The schedule, in seconds: `initial_s` doubled after every failure up to `max_s`, each varied by `jitter`.
 
-    `max_attempts` counts the first POST; a delivery older than `max_age_s` is not attempted any more. `non_retryable` statuses end a delivery at once.
+    `max_attempts` counts the first POST; a delivery older than `max_age_s` is not attempted any more; `non_retryable`
+    statuses end one at once.
     """
 
     initial_s: float = 5.0

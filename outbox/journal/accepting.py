@@ -12,6 +12,9 @@ from outbox.journal.commands import RECORD_BYTES
 from outbox.journal.ledger import Ledger
 from outbox.store.protocol import Wants
 
+_AT_ONCE = 1000
+"""The events that may be decided in one go on the event loop, which they hold up for some milliseconds."""
+
 
 class Accepted(Struct, frozen=True, gc=False):
     """The answer to an accepted event; `replayed` says that the key was known and nothing was stored."""
@@ -66,6 +69,10 @@ class Accept(Struct, frozen=True, gc=False):
         """See `Command.size`."""
         return len(self.event.body) + RECORD_BYTES
 
+    def asks(self, webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return self.key is not None or webhooks.ordered
+
     def want(self, wants: Wants, webhooks: Webhooks) -> None:
         """See `Command.want`."""
         if self.key is not None:
@@ -97,6 +104,10 @@ class AcceptBatch(Struct, frozen=True):
     def size(self) -> int:
         """See `Command.size`."""
         return sum(len(event.body) + RECORD_BYTES for event in self.events)
+
+    def asks(self, webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return self.key is not None or webhooks.ordered or len(self.events) > _AT_ONCE
 
     def want(self, wants: Wants, webhooks: Webhooks) -> None:
         """See `Command.want`."""

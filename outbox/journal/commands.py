@@ -25,6 +25,9 @@ class Command(Protocol[T_co]):
     def size(self) -> int:
         """The bytes it holds in the queue and adds to a commit, roughly."""
 
+    def asks(self, webhooks: Webhooks, /) -> bool:
+        """Say whether `decide` must know rows, or changes the settings; if not, it may be called before its turn."""
+
     def want(self, wants: Wants, webhooks: Webhooks, /) -> None:
         """Name the rows that `decide` must know; `webhooks` are the settings that it will find."""
 

@@ -24,7 +24,7 @@ from outbox.domain.records import (
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Conversion, Credentials, Settings, Webhook
 from outbox.journal.queues import Queues
-from outbox.store.protocol import Batch, Facts, LogRow, Waiting
+from outbox.store.protocol import Batch, Facts, Head, LogRow, Waiting
 
 _NONCE_BYTES = 16
 _ID_BYTES = 16
@@ -56,6 +56,11 @@ class Ledger:
     def next_seq(self) -> int:
         """The seq that the next record gets."""
         return self._seq + 1
+
+    @property
+    def head(self) -> Head:
+        """The end of the log once this is written."""
+        return Head(self._seq, self._digest)
 
     @property
     def batch(self) -> Batch:

@@ -37,6 +37,10 @@ class RecordAttempts(Struct, frozen=True):
         """See `Command.size`."""
         return sum(RECORD_BYTES + len(outcome.attempt.excerpt) for outcome in self.outcomes)
 
+    def asks(self, _webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return True
+
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`."""
         wants.deliveries += [(outcome.attempt.webhook, outcome.attempt.event) for outcome in self.outcomes]

@@ -44,6 +44,10 @@ class SetWebhook(Struct, frozen=True):
         """See `Command.size`."""
         return RECORD_BYTES
 
+    def asks(self, _webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return True
+
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`: the settings are known."""
 
@@ -89,6 +93,10 @@ class DeleteWebhook(Struct, frozen=True):
         """See `Command.size`."""
         return RECORD_BYTES
 
+    def asks(self, _webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return True
+
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`: the settings are known."""
 
@@ -116,6 +124,10 @@ class MoveBreaker(Struct, frozen=True):
     def size(self) -> int:
         """See `Command.size`."""
         return RECORD_BYTES
+
+    def asks(self, _webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return True
 
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`: the settings are known."""

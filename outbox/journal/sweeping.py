@@ -47,6 +47,10 @@ class Bury(Struct, frozen=True):
         """See `Command.size`."""
         return RECORD_BYTES
 
+    def asks(self, _webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return True
+
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`."""
         wants.unsettled.append((self.webhook, self.after, CHUNK))
@@ -78,6 +82,10 @@ class Convert(Struct, frozen=True):
     def size(self) -> int:
         """See `Command.size`."""
         return CHUNK * _MOVED_BYTES
+
+    def asks(self, _webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return True
 
     def want(self, wants: Wants, webhooks: Webhooks) -> None:
         """See `Command.want`."""
@@ -144,6 +152,10 @@ class Expire(Struct, frozen=True):
     def size(self) -> int:
         """See `Command.size`."""
         return RECORD_BYTES + len(self.events) * 2 * _MOVED_BYTES
+
+    def asks(self, _webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return True
 
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`."""

@@ -15,7 +15,7 @@ from outbox.domain.errors import BusyError, CorruptError, OutboxError, OutcomeUn
 from outbox.domain.routing import Webhooks
 from outbox.journal.commands import Command
 from outbox.journal.ledger import Ledger
-from outbox.store.protocol import Batch, Facts, Store, Wants
+from outbox.store.protocol import Batch, Facts, Head, Store, Wants
 
 COMMIT_BYTES = 8 * 1024 * 1024
 
@@ -41,6 +41,8 @@ class Journal:
         self.trouble = ""
         self._store = store
         self._queue: deque[_Entry] = deque()
+        self._head: Head | None = None
+        self._ahead: _Commit | None = None
         self._queue_bytes = queue_bytes
         self._queued_bytes = 0
         self._arrived = asyncio.Event()
@@ -72,7 +74,8 @@ class Journal:
             msg = "the journal's queue is full"
             raise BusyError(msg)
         entry = _Entry(command, asyncio.get_running_loop().create_future(), size)
-        self._queue.append(entry)
+        if self._ahead is None or self._queue or not self._ahead.add_blind(entry):
+            self._queue.append(entry)
         self._queued_bytes += size
         self._arrived.set()
         return entry.answer
@@ -83,15 +86,16 @@ class Journal:
         Raises OutcomeUnknownError and CorruptError: after these nothing more may be written.
         """
         try:
-            while self._queue or not self._closed:
-                if not self._queue:
+            while self._waiting or not self._closed:
+                if not self._waiting:
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
                 with anyio.CancelScope(shield=True):
-                    await self._commit(self._take())
+                    await self._commit(self._next())
         finally:
             self._closed = self._closed or "the journal has stopped"
+            self._give_up_ahead()
             self._refuse(self._queue, BusyError(self._closed, retry_after_s=5))
             self._queue.clear()
             self._ended.set()
@@ -102,38 +106,48 @@ class Journal:
         self._arrived.set()
         await self._ended.wait()
 
-    def _take(self) -> list[_Entry]:
-        """Take what makes up the next commit: in order, at most COMMIT_BYTES, or one entry."""
-        taken: list[_Entry] = []
-        size = 0
-        while self._queue:
-            entry = self._queue[0]
-            if taken and (size + entry.size > COMMIT_BYTES or entry.command.alone or taken[0].command.alone):
-                break
-            size += entry.size
-            taken.append(self._queue.popleft())
-        self._queued_bytes -= size
-        return taken
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._queue) or (self._ahead is not None and bool(self._ahead.entries))
 
-    async def _commit(self, entries: list[_Entry]) -> None:
+    def _next(self) -> "_Commit":
+        """Return what makes up the next commit: in order, at most COMMIT_BYTES, or one entry."""
+        commit, self._ahead = self._ahead or _Commit(self.webhooks, self._head), None
+        while self._queue and commit.fits(self._queue[0]):
+            commit.add(self._queue.popleft())
+        self._queued_bytes -= commit.size
+        if commit.decide_blind():
+            # What comes while this one is written can be decided already: it is known how the log will end.
+            self._ahead = _Commit(self.webhooks, commit.ledger.head)
+        return commit
+
+    def _give_up_ahead(self) -> None:
+        """Take back what was decided for a log that has not come to be: it waits to be decided again."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self._queue.extendleft(reversed(ahead.entries))
+
+    async def _commit(self, commit: "_Commit") -> None:
         wants = Wants(deliveries=[], keys=[], unsettled=[], queues=[], rows=[], headless=[])
-        for entry in entries:
-            entry.command.want(wants, self.webhooks)
-        commit = _Commit([entry.command for entry in entries], self.webhooks)
+        if not commit.blind:
+            for entry in commit.entries:
+                entry.command.want(wants, self.webhooks)
         try:
-            await self._store.commit(wants, commit.decide)
+            self._head = await self._store.commit(wants, commit.decide)
         except OutboxError as error:
+            self._head = None
+            self._give_up_ahead()
             self.trouble = error.detail
-            self._refuse(entries, error)
+            self._refuse(commit.entries, error)
             if isinstance(error, OutcomeUnknownError | CorruptError):
                 raise
             return
         except BaseException as error:
-            self._refuse(entries, error)
+            self._refuse(commit.entries, error)
             raise
         self.trouble = ""
         self.webhooks = commit.ledger.webhooks
-        for entry, answer in zip(entries, commit.answers, strict=True):
+        for entry, answer in zip(commit.entries, commit.answers, strict=True):
             _answer(entry.answer, answer)
         for listener in self._listeners:
             listener(commit.ledger.touched, commit.ledger.nudged)
@@ -145,28 +159,66 @@ class Journal:
 
 
 class _Commit:
-    """One attempt at a transaction: runs in the store's thread, and leaves its ledger and answers behind."""
+    """One transaction: its entries, and what is decided on them.
 
-    ledger: Ledger
+    Where the end of the log is known and no entry asks for facts (`blind`), entries are decided on the loop, while the
+    commit before is written; the transaction then only makes sure that the log ends there. Otherwise all are decided
+    inside the transaction, in the store's thread.
+    """
 
-    def __init__(self, commands: list[Command[Any]], webhooks: Webhooks) -> None:
-        self._commands = commands
-        self._webhooks = webhooks
+    def __init__(self, webhooks: Webhooks, head: Head | None) -> None:
+        self.entries: list[_Entry] = []
         self.answers: list[Any] = []
+        self.size = 0
+        self.blind = head is not None
+        self.ledger = Ledger(Facts(head=head or Head()), webhooks)
+        self._webhooks = webhooks
+        self._head = head
+
+    def fits(self, entry: _Entry) -> bool:
+        entries = self.entries
+        if not entries:
+            return True
+        alone = entry.command.alone or entries[0].command.alone
+        return not alone and self.size + entry.size <= COMMIT_BYTES
+
+    def add(self, entry: _Entry) -> None:
+        self.entries.append(entry)
+        self.size += entry.size
+        self.blind = self.blind and not entry.command.asks(self._webhooks)
+
+    def add_blind(self, entry: _Entry) -> bool:
+        """Add the entry and decide on it if that can be done now; say whether it was."""
+        if not self.blind or not self.fits(entry) or entry.command.asks(self._webhooks):
+            return False
+        self.add(entry)
+        return self.decide_blind()
+
+    def decide_blind(self) -> bool:
+        """Decide on what is not decided yet, if no facts are needed; say whether that was so."""
+        if self.blind:
+            for entry in self.entries[len(self.answers) :]:
+                self._decide(entry.command)
+        return self.blind
 
     def decide(self, facts: Facts) -> Batch:
-        self.answers = []
-        self.ledger = ledger = Ledger(facts, self._webhooks)
-        for command in self._commands:
-            before = ledger.next_seq
-            try:
-                self.answers.append(command.decide(ledger))
-            except Exception as error:
-                # What refused without writing concerns its own caller only.
-                if ledger.next_seq != before:
-                    raise
-                self.answers.append(error)
-        return ledger.batch
+        """Return what to write, in the transaction that found `facts`."""
+        if not self.blind or facts.head != self._head:
+            self.answers = []
+            self.ledger = Ledger(facts, self._webhooks)
+            for entry in self.entries:
+                self._decide(entry.command)
+        return self.ledger.batch
+
+    def _decide(self, command: Command[Any]) -> None:
+        before = self.ledger.next_seq
+        try:
+            self.answers.append(command.decide(self.ledger))
+        except Exception as error:
+            # What refused without writing concerns its own caller only.
+            if self.ledger.next_seq != before:
+                raise
+            self.answers.append(error)
 
 
 def _answer(future: "asyncio.Future[Any]", answer: object) -> None:

@@ -64,7 +64,7 @@ class Tower(Struct, frozen=True):
         return Flight(started_ms, self.clock.now_ms(), answer)
 
     def conclude(self, webhook: Webhook, claim: Claim, flight: Flight, probe_s: float | None) -> AttemptRecorded:
-        """Return the record of an attempt. One that was a probe is free, and its delivery's turn in `probe_s` seconds."""
+        """Return the record of an attempt. A probe that failed costs nothing, and comes again in `probe_s` seconds."""
         started_ms, ended_ms, answer = flight
         if answer is DAMAGED:
             decision = Decision(Effect.BURY, claim.charged, ended_ms, "the stored body is damaged")

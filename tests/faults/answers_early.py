@@ -39,11 +39,11 @@ def plant() -> None:
     """Answer from now on before the commit."""
     genuine = Journal._commit
 
-    async def commit(self: Journal, entries: list[Any]) -> None:
+    async def commit(self: Journal, taken: Any) -> None:
         store = self._store
-        self._store = _Hasty(store, entries)  # type: ignore[assignment]
+        self._store = _Hasty(store, taken.entries)  # type: ignore[assignment]
         try:
-            await genuine(self, entries)
+            await genuine(self, taken)
         finally:
             self._store = store
 

@@ -10,7 +10,7 @@ from itertools import count
 
 from app.__main__ import main
 from outbox.domain.retrying import Answer
-from outbox.journal.writer import Journal, _Commit, _Entry
+from outbox.journal.writer import Journal, _Commit
 from outbox.relay.courier import Courier, Parcel
 from outbox.store.protocol import Batch, Facts
 from outbox.store.sqlite.writing import SqliteStore
@@ -38,9 +38,9 @@ def end(self: SqliteStore, connection: sqlite3.Connection) -> None:
     reach("committed")
 
 
-async def commit(self: Journal, entries: list[_Entry]) -> None:
+async def commit(self: Journal, commit: _Commit) -> None:
     """Die with the answers given and not yet sent."""
-    await _commit(self, entries)
+    await _commit(self, commit)
     reach("answered")
 
 

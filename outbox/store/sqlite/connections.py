@@ -168,8 +168,15 @@ def migrate(connection: sqlite3.Connection) -> None:
         )
 
 
-def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Row], tail: str = "") -> None:
-    """Run `statement` (ending in VALUES) for `rows`, many rows in each step.
+def insert(
+    connection: sqlite3.Connection,
+    statement: str,
+    rows: Sequence[Row],
+    tail: str = "",
+    *,
+    blobs: Sequence[int] = (),
+) -> None:
+    """Run `statement` (ending in VALUES) for `rows`, many rows in each step; `blobs` are the columns that hold bytes.
 
     A step runs without Python's global lock; `executemany` takes and gives it back for every row, and so makes the
     writer's thread wait for the busy event loop each time.
@@ -177,16 +184,17 @@ def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Row], 
     done = 0
     for size in _ROWS_AT_ONCE:
         while len(rows) - done >= size:
-            sql = _many(statement, size, len(rows[0]), tail)
-            # bytes, unlike bytearray, are first offered to sqlite3's adapters, which costs more than the insert.
-            connection.execute(
-                sql,
-                [
-                    bytearray(value) if type(value) is bytes and len(value) < _COPIED_BYTES else value
-                    for value in chain.from_iterable(rows[done : done + size])
-                ],
-            )
+            width = len(rows[0])
+            values = flat(rows[done : done + size])
+            for column in blobs:
+                # bytes, unlike bytearray, are first offered to sqlite3's adapters, which costs more than the insert.
+                values[column::width] = map(_bound, values[column::width])
+            connection.execute(_many(statement, size, width, tail), values)
             done += size
+
+
+def _bound(value: bytes) -> bytes | bytearray:
+    return bytearray(value) if len(value) < _COPIED_BYTES else value
 
 
 def insert_bodies(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes]]) -> None:
@@ -195,7 +203,12 @@ def insert_bodies(connection: sqlite3.Connection, rows: Sequence[tuple[int, byte
     SQLite copies what is bound to a statement twice, and a cached statement keeps its copy until it is used again: a
     large body is written piece by piece instead, and so is in memory once.
     """
-    insert(connection, "INSERT INTO body (event, body) VALUES", [row for row in rows if len(row[1]) < _LARGE_BYTES])
+    insert(
+        connection,
+        "INSERT INTO body (event, body) VALUES",
+        [row for row in rows if len(row[1]) < _LARGE_BYTES],
+        blobs=(1,),
+    )
     for event, body in rows:
         if len(body) >= _LARGE_BYTES:
             connection.execute("INSERT INTO body (event, body) VALUES (?, zeroblob(?))", (event, len(body)))

@@ -225,17 +225,17 @@ def _fold(connection: sqlite3.Connection, page: list[tuple[int, bytes]]) -> None
 
 
 def _write(connection: sqlite3.Connection, batch: Batch) -> None:
-    insert(connection, "INSERT INTO log (seq, subject, record, digest) VALUES", batch.log)
+    insert(connection, "INSERT INTO log (seq, subject, record, digest) VALUES", batch.log, blobs=(2, 3))
     insert_bodies(connection, batch.bodies)
-    insert(connection, "INSERT INTO secret (id, material) VALUES", batch.secrets)
+    insert(connection, "INSERT INTO secret (id, material) VALUES", batch.secrets, blobs=(0, 1))
     if batch.erased:
         connection.execute(f"DELETE FROM secret WHERE id IN ({groups(len(batch.erased))})", batch.erased)  # noqa: S608
     _write_changes(connection, batch.changes)
 
 
 def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
-    insert(connection, "INSERT INTO event (seq, id, kind, instance, accepted_ms) VALUES", changes.events)
-    insert(connection, "INSERT OR REPLACE INTO idempotency (key, event) VALUES", changes.keys)
+    insert(connection, "INSERT INTO event (seq, id, kind, instance, accepted_ms) VALUES", changes.events, blobs=(1,))
+    insert(connection, "INSERT OR REPLACE INTO idempotency (key, event) VALUES", changes.keys, blobs=(0,))
     insert(connection, _DELIVERY, changes.deliveries)
     insert(connection, _ATTEMPTED, changes.outcomes, _OUTCOME)
     for settled in changes.buried:
