@@ -41,6 +41,7 @@ from outbox.journal.accepting import Accept, AcceptBatch
 from outbox.journal.setting import SetWebhook
 from outbox.journal.writer import Journal
 from outbox.store.sqlite import open_store
+from scripts.lib import isolation
 
 CONNECTIONS = 64
 BODY_BYTES = 1024
@@ -281,9 +282,9 @@ def _announce(listener: socket.socket) -> None:
     print(json.dumps({"address": f"http://127.0.0.1:{listener.getsockname()[1]}"}), file=sys.stderr, flush=True)
 
 
-async def _serve_receiver() -> None:
+async def _serve_receiver(protocol: type[asyncio.Protocol]) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = await asyncio.get_running_loop().create_server(_Receiver, sock=listener)
+    server = await asyncio.get_running_loop().create_server(protocol, sock=listener)
     _announce(listener)
     await server.serve_forever()
 
@@ -335,7 +336,29 @@ def main(context: click.Context, *, quick: bool, only: str) -> None:
 @main.command(hidden=True)
 def receiver() -> None:
     """Serve as the receiver of the delivery figure."""
-    anyio.run(_serve_receiver, backend_options={"use_uvloop": True})
+    anyio.run(_serve_receiver, _Receiver, backend_options={"use_uvloop": True})
+
+
+@main.command("isolation")
+def measure_isolation() -> None:
+    """Measure how much the troubles of 150 webhooks delay 50 others; exit 1 when it is more than they may."""
+    configure_logs("error", "console")
+    spare_the_collector()
+    with tempfile.TemporaryDirectory() as name:
+        measure = isolation.measure_isolation(Path(name), 3, child(str(HERE), "moody"))
+        troubled, alone = anyio.run(lambda: measure, backend_options={"use_uvloop": True})
+    ratio = troubled / alone
+    click.echo(
+        f"isolation  99th percentile {troubled:.0f} ms  alone {alone:.0f} ms  ratio {ratio:.2f}  "
+        f"ceiling {isolation.CEILING}"
+    )
+    sys.exit(1 if ratio > isolation.CEILING else 0)
+
+
+@main.command(hidden=True)
+def moody() -> None:
+    """Serve as the receivers of the isolation figure."""
+    anyio.run(_serve_receiver, isolation.Moody, backend_options={"use_uvloop": True})
 
 
 @main.command(hidden=True)
