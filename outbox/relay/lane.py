@@ -79,6 +79,9 @@ class Lane:
         """Look again: there is new work, or the settings have changed. `nudged` means: try at once."""
         if nudged:
             self._gate.nudge()
+        if not self._limit():
+            # Held here, the bytes of what may not be posted now would be kept from whoever waits for them.
+            self._put_back()
         self._changed.set()
         self._moved.set()
         self._roused.set()
@@ -91,22 +94,27 @@ class Lane:
     async def run(self) -> None:
         """Deliver until there is nothing to do for a while, the webhook is held or gone, or `stop`."""
         async with anyio.create_task_group() as tasks:
-            while self._webhook() is not None:
-                self._changed = anyio.Event()
-                await self._around.recorder.wait_until_clear()
-                await self._keep_breaker()
-                claims = await self._claim()
-                if claims and self._gate.is_open:
-                    await self._probe(claims[0])
-                elif claims:
-                    await self._load(claims, tasks)
-                elif not await self._rest():
-                    break
-            self._put_back()
+            try:
+                await self._deliver(tasks)
+            finally:
+                self._put_back()
         await self._keep_breaker()
         # Whoever takes this webhook up again must find every outcome in the store.
         while self._taken:
             await self._motion()
+
+    async def _deliver(self, tasks: TaskGroup) -> None:
+        while self._webhook() is not None:
+            self._changed = anyio.Event()
+            await self._around.recorder.wait_until_clear()
+            await self._keep_breaker()
+            claims = await self._claim()
+            if claims and self._gate.is_open:
+                await self._probe(claims[0])
+            elif claims:
+                await self._load(claims, tasks)
+            elif not await self._rest():
+                break
 
     def _webhook(self) -> Webhook | None:
         """Return the webhook as it stands if this lane has to deliver to it."""
@@ -298,7 +306,10 @@ class Lane:
                 recording = True
                 outcome = Outcome(record, webhook.revision)
                 self._around.recorder.record(outcome, lambda effect: self._recorded(claim.seq, effect))
-                if gate.limit(now) < self._crew:
+                limit = gate.limit(now)
+                if not limit:
+                    self._put_back()
+                if limit < self._crew:
                     self._moved.set()
         finally:
             if began:

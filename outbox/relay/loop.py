@@ -7,7 +7,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from outbox.domain.deliveries import Effect
-from outbox.domain.errors import CorruptError
+from outbox.domain.errors import CorruptError, OutcomeUnknownError
 from outbox.journal.writer import Journal
 from outbox.relay.clock import Clock
 from outbox.relay.lane import Lane, Surroundings
@@ -83,6 +83,8 @@ class Relay:
         try:
             await lane.run()
         except (Exception, ExceptionGroup) as error:
+            if _holds(error, OutcomeUnknownError):
+                raise  # the journal has ended with it too
             _log.exception("lane.broken", webhook=lane.number)
             if _holds(error, CorruptError):
                 raise
