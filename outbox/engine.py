@@ -121,6 +121,11 @@ class Engine:
         """How the engine is at this moment."""
         return Vitals(self._journal.queued_bytes, self._config.queue_bytes, self._relay.effects)
 
+    @property
+    def sweeping(self) -> bool:
+        """Whether a chore goes through the deliveries of some webhook."""
+        return self._relay.sweeping
+
     def stop_relay(self) -> None:
         """Make no new attempt, and let go who follows the log; what is in flight has eight seconds to land."""
         self.followers.stop()

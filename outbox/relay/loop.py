@@ -38,6 +38,11 @@ class Relay:
         """The attempts recorded since the start, by webhook's number and effect."""
         return self._around.recorder.effects
 
+    @property
+    def sweeping(self) -> bool:
+        """Whether a chore goes through the deliveries of some webhook."""
+        return bool(self._sweeping)
+
     async def run(self) -> None:
         """Deliver until `stop`; what is in flight then has eight seconds to land."""
         async with anyio.create_task_group() as recording:

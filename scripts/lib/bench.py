@@ -41,7 +41,7 @@ from outbox.journal.accepting import Accept, AcceptBatch
 from outbox.journal.setting import SetWebhook
 from outbox.journal.writer import Journal
 from outbox.store.sqlite import open_store
-from scripts.lib import isolation
+from scripts.lib import isolation, masses
 
 CONNECTIONS = 64
 BODY_BYTES = 1024
@@ -353,6 +353,21 @@ def measure_isolation() -> None:
         f"ceiling {isolation.CEILING}"
     )
     sys.exit(1 if ratio > isolation.CEILING else 0)
+
+
+@main.command("masses")
+@click.option("--backlog", type=click.IntRange(1000), default=1_000_000, show_default=True, help="Pending deliveries.")
+def measure_masses(backlog: int) -> None:
+    """Measure how long others wait at most while a webhook with a large backlog is changed or deleted."""
+    configure_logs("error", "console")
+    spare_the_collector()
+    with tempfile.TemporaryDirectory() as name:
+        measure = masses.measure_masses(Path(name), backlog, child(str(HERE), "moody"))
+        for figure in anyio.run(lambda: measure, backend_options={"use_uvloop": True}):
+            click.echo(
+                f"{figure.deed:9} slowest acceptance {figure.accept_ms:4.0f} ms  "
+                f"acknowledgement {figure.acknowledge_ms:4.0f} ms  chores {figure.took_s:.1f} s"
+            )
 
 
 @main.command(hidden=True)

@@ -45,7 +45,7 @@ async def measure_isolation(
             first = (await engine.inspector.stats()).seq
             await _feed(engine, KINDS if troubled else KINDS[:1])
             spans.append((troubled, first, (await engine.inspector.stats()).seq))
-    times = await _acknowledged_after_ms(path)
+    times = await acknowledged_after_ms(path)
     found: dict[bool, list[float]] = {False: [], True: []}
     for troubled, first, last in spans:
         here = [ms for seq, ms in times.items() if first < seq <= last]
@@ -63,11 +63,13 @@ async def _engine(path: Path, port: int) -> AsyncIterator[Engine]:
                 home = f"http://127.0.0.1:{closed.getsockname()[1] if kind == 'refuses' else port}/{kind}"
                 settings = Settings(url=home, timeout_ms=TIMEOUT_MS)
                 for number in range(EACH):
-                    await _set(engine, Address("instance", f"{kind}-{number}"), settings)
+                    await set_webhook(engine, Address("instance", f"{kind}-{number}"), settings)
             yield engine
 
 
-async def _set(engine: Engine, address: Address, settings: Settings) -> None:
+async def set_webhook(engine: Engine, address: Address, settings: Settings) -> None:
+    """Set a webhook without credentials."""
+
     def given(url: str, userinfo: str, _known: Webhook | None) -> tuple[Settings, Credentials]:
         return structs.replace(settings, url=url), Credentials(userinfo=userinfo)
 
@@ -83,17 +85,18 @@ async def _feed(engine: Engine, kinds: tuple[str, ...]) -> None:
                 number, kind = divmod(place, len(kinds))
                 due = started + (turn + place / (EACH * len(kinds))) / RATE
                 await anyio.sleep(max(due - time.perf_counter(), 0))
-                tasks.start_soon(engine.accept, _event(f"{kinds[kind]}-{number}"))
+                tasks.start_soon(engine.accept, event_for(f"{kinds[kind]}-{number}"))
     # The last ones are acknowledged well before the next round begins.
     await anyio.sleep(0.5)
 
 
-def _event(instance: str) -> Event:
+def event_for(instance: str) -> Event:
+    """Return a small event of an instance, unlike any other."""
     body = f'{{"event":"messages.upsert","instance":"{instance}","data":{{"id":"{os.urandom(8).hex()}"}}}}'
     return read_event(body.encode())
 
 
-async def _acknowledged_after_ms(path: Path) -> dict[int, float]:
+async def acknowledged_after_ms(path: Path) -> dict[int, float]:
     """Return how long after its acceptance each event of a webhook that is well was acknowledged, by its seq."""
     reader = await open_reader(path)
     accepted: dict[int, int] = {}

@@ -35,11 +35,14 @@ _KEYS = (
     "WITH wanted (k) AS (VALUES {}) SELECT key, event, record"
     " FROM wanted CROSS JOIN idempotency ON key = k CROSS JOIN log ON seq = event"
 )
+# Named, since the planner, which knows no statistics, may think that a walk along all deliveries is as good.
+_HEAD = "FROM delivery INDEXED BY delivery_head WHERE state = 0"
+_WAITING = "FROM delivery INDEXED BY delivery_waiting WHERE state = 1"
 _QUEUES = (
     "WITH wanted (w, q) AS (VALUES {{}}) SELECT json_group_array(json_array(w, q,"
-    " EXISTS (SELECT 1 FROM delivery WHERE webhook = w AND queue = q AND state = 0),"
+    f" EXISTS (SELECT 1 {_HEAD} AND webhook = w AND queue = q),"
     " json((SELECT json_group_array(json_array(event, attempts, charged, since_ms)) FROM ("
-    "SELECT event, attempts, charged, since_ms FROM delivery WHERE webhook = w AND queue = q AND state = 1"
+    f"SELECT event, attempts, charged, since_ms {_WAITING} AND webhook = w AND queue = q"
     " ORDER BY event LIMIT {}))))) FROM wanted"
 )
 _UNSETTLED = (
@@ -58,14 +61,11 @@ _RUN_WITH_RECORDS = (
 # The next key is looked up each time, so that a long queue costs no more than a short one.
 _HEADLESS = (
     "WITH RECURSIVE keys (q) AS ("
-    "SELECT min(queue) FROM delivery WHERE webhook = :w AND state = 1 AND queue >= :after UNION ALL"
-    " SELECT (SELECT min(queue) FROM delivery WHERE webhook = :w AND state = 1 AND queue > q) FROM keys"
-    " WHERE q IS NOT NULL) "
+    f"SELECT min(queue) {_WAITING} AND webhook = :w AND queue >= :after UNION ALL"
+    f" SELECT (SELECT min(queue) {_WAITING} AND webhook = :w AND queue > q) FROM keys WHERE q IS NOT NULL) "
     "SELECT webhook, event, state, due_ms, attempts, charged, queue, since_ms"
-    " FROM keys CROSS JOIN delivery ON webhook = :w AND event = ("
-    "SELECT min(event) FROM delivery WHERE webhook = :w AND queue = q AND state = 1)"
-    " WHERE q IS NOT NULL AND NOT EXISTS (SELECT 1 FROM delivery WHERE webhook = :w AND queue = q AND state = 0)"
-    " LIMIT :limit"
+    f" FROM keys CROSS JOIN delivery ON webhook = :w AND event = (SELECT min(event) {_WAITING} AND webhook = :w"
+    f" AND queue = q) WHERE q IS NOT NULL AND NOT EXISTS (SELECT 1 {_HEAD} AND webhook = :w AND queue = q) LIMIT :limit"
 )
 _DECODER = msgspec.json.Decoder(list[list[Any]])
 _FOUND_AT_ONCE = 500
