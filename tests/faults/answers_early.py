@@ -39,15 +39,15 @@ def plant() -> None:
     """Answer from now on before the commit."""
     genuine = Journal._commit
 
-    async def commit(self: Journal, taken: Any) -> None:
+    async def hasty(self: Journal, commit: Any) -> None:
         store = self._store
-        self._store = _Hasty(store, taken.entries)  # type: ignore[assignment]
+        self._store = _Hasty(store, commit.entries)  # type: ignore[assignment]
         try:
-            await genuine(self, taken)
+            await genuine(self, commit)
         finally:
             self._store = store
 
-    Journal._commit = commit  # type: ignore[method-assign]
+    Journal._commit = hasty  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def insert(
     for size in _ROWS_AT_ONCE:
         while len(rows) - done >= size:
             width = len(rows[0])
-            values = flat(rows[done : done + size])
+            values: list[Any] = flat(rows[done : done + size])
             for column in blobs:
                 # bytes, unlike bytearray, are first offered to sqlite3's adapters, which costs more than the insert.
                 values[column::width] = map(_bound, values[column::width])
