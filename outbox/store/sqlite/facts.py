@@ -39,11 +39,11 @@ _KEYS = (
 _HEAD = "FROM delivery INDEXED BY delivery_head WHERE state = 0"
 _WAITING = "FROM delivery INDEXED BY delivery_waiting WHERE state = 1"
 _QUEUES = (
-    "WITH wanted (w, q) AS (VALUES {{}}) SELECT json_group_array(json_array(w, q,"
+    "WITH wanted (w, q) AS (VALUES {{}}) SELECT json_group_array(json_array(w, q,"  # noqa: S608 - pieces of our own
     f" EXISTS (SELECT 1 {_HEAD} AND webhook = w AND queue = q),"
     " json((SELECT json_group_array(json_array(event, attempts, charged, since_ms)) FROM ("
     f"SELECT event, attempts, charged, since_ms {_WAITING} AND webhook = w AND queue = q"
-    " ORDER BY event LIMIT {}))))) FROM wanted"  # noqa: S608 - pieces of our own
+    " ORDER BY event LIMIT {}))))) FROM wanted"
 )
 _UNSETTLED = (
     "SELECT min(event), max(event), sum(state = 0), sum(state = 1) FROM ("
@@ -60,13 +60,13 @@ _RUN_WITH_RECORDS = (
 )
 # The next key is looked up each time, so that a long queue costs no more than a short one.
 _HEADLESS = (
-    "WITH RECURSIVE keys (q) AS ("
+    "WITH RECURSIVE keys (q) AS ("  # noqa: S608 - pieces of our own
     f"SELECT min(queue) {_WAITING} AND webhook = :w AND queue >= :after UNION ALL"
     f" SELECT (SELECT min(queue) {_WAITING} AND webhook = :w AND queue > q) FROM keys WHERE q IS NOT NULL) "
     "SELECT webhook, event, state, due_ms, attempts, charged, queue, since_ms"
     f" FROM keys CROSS JOIN delivery ON webhook = :w AND event = (SELECT min(event) {_WAITING} AND webhook = :w"
     f" AND queue = q) WHERE q IS NOT NULL AND NOT EXISTS (SELECT 1 {_HEAD} AND webhook = :w AND queue = q)"
-    " LIMIT :limit"  # noqa: S608 - pieces of our own
+    " LIMIT :limit"
 )
 _DECODER = msgspec.json.Decoder(list[list[Any]])
 _FOUND_AT_ONCE = 500
