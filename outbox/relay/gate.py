@@ -9,11 +9,9 @@ from math import inf
 from outbox.domain.retrying import Answer, RetryPolicy, Verdict, cause, clamped_retry_after, classify
 from outbox.domain.webhooks import Webhook
 from outbox.relay.breaker import Breaker, Sign
-from outbox.relay.pacing import Load, Pacer
+from outbox.relay.pacing import Pacer, load_of
 
-OVERLOADED = frozenset({429, 503})
 UNUSABLE = frozenset({429, 502, 503, 504})
-_SERVER_ERROR = 500
 
 
 class Gate:
@@ -34,7 +32,7 @@ class Gate:
 
     def turn(self, webhook: Webhook) -> None:
         """Go by other settings from here on."""
-        self._pacer.turn(webhook.settings.concurrency, webhook.settings.rate_limit)
+        self._pacer.set(webhook.settings.concurrency, webhook.settings.rate_limit)
 
     def nudge(self) -> None:
         """Try at once: the webhook was set, tested or replayed."""
@@ -61,9 +59,10 @@ class Gate:
         """Note that the attempt that begins for this delivery is the probe of an open breaker."""
         self._breaker.probe(delivery)
 
-    def abandoned(self) -> None:
-        """Note that an attempt ended without an outcome."""
+    def abandoned(self, delivery: int) -> None:
+        """Note that an attempt ended without telling anything of the receiver."""
         self._pacer.abandoned()
+        self._breaker.abandoned(delivery)
 
     def ended(self, delivery: int, began: float, now: float, answer: Answer) -> None:
         """Learn from what came of an attempt."""
@@ -71,22 +70,13 @@ class Gate:
         if asked_s is not None:
             self._paused_until = max(self._paused_until, now + asked_s)
         verdict = classify(answer, self._policy)
-        self._pacer.ended(began, now, _load(answer, verdict))
+        self._pacer.ended(began, now, load_of(answer))
         if self._breaker.ended(delivery, now, _sign(answer, verdict)):
             self.reason = cause(answer) if self._breaker.is_open else ""
 
     def retry_s(self, now: float) -> float:
         """Return the seconds until the breaker's next probe."""
         return self._breaker.wait_s(now)
-
-
-def _load(answer: Answer, verdict: Verdict) -> Load:
-    if verdict is Verdict.SUCCESS:
-        return Load.GOOD
-    if answer.status in OVERLOADED:
-        return Load.REFUSED
-    strained = answer.error == "timeout" or (answer.status or 0) >= _SERVER_ERROR
-    return Load.STRAINED if strained else Load.PLAIN
 
 
 def _sign(answer: Answer, verdict: Verdict) -> Sign:

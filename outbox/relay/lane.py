@@ -18,7 +18,7 @@ from outbox.journal.recording import Outcome
 from outbox.journal.setting import MoveBreaker
 from outbox.journal.writer import Journal
 from outbox.relay.budget import ByteBudget
-from outbox.relay.flight import Tower, note
+from outbox.relay.flight import DAMAGED, Flight, Tower, note
 from outbox.relay.gate import Gate
 from outbox.relay.recorder import Recorder
 from outbox.relay.sweeping import expire, insist
@@ -288,35 +288,45 @@ class Lane:
             await self._roused.wait()
 
     async def _fly(self, claim: Claim, body: bytes | None, *, probing: bool = False) -> None:
+        """Make an attempt and have it recorded, or, if that is not wanted any more, let go of its delivery."""
         webhook = self._webhook()
-        recording = began = False
+        recording = False
         try:
             if webhook is not None:
-                tower, gate, start = self._around.tower, self._gate, self._now()
-                gate.began(start)
-                began = True
-                flight = await tower.fly(webhook, claim, body)
-                now = self._now()
-                gate.ended(claim.seq, start, now, flight.answer)
-                began = False
-                record = tower.conclude(webhook, claim, flight, gate.retry_s(now) if probing and gate.is_open else None)
-                if flight.answer.status == GONE:
-                    self._gone = webhook
+                flight = await self._attempt(webhook, claim, body)
+                retry_s = self._gate.retry_s(self._now()) if probing and self._gate.is_open else None
+                record = self._around.tower.conclude(webhook, claim, flight, retry_s)
                 note(self._log, claim, record, flight.answer)
                 recording = True
                 outcome = Outcome(record, webhook.revision)
                 self._around.recorder.record(outcome, lambda effect: self._recorded(claim.seq, effect))
-                limit = gate.limit(now)
-                if not limit:
-                    self._put_back()
-                if limit < self._crew:
-                    self._moved.set()
         finally:
-            if began:
-                self._gate.abandoned()
             self._around.budget.give_back(claim.event.size)
             if not recording:
                 self._release(claim.seq)
+
+    async def _attempt(self, webhook: Webhook, claim: Claim, body: bytes | None) -> Flight:
+        """Make the POST, and let the gate learn from what came of it."""
+        gate, began = self._gate, self._now()
+        gate.began(began)
+        told = False
+        try:
+            flight = await self._around.tower.fly(webhook, claim, body)
+            told = flight.answer is not DAMAGED
+        finally:
+            if not told:
+                gate.abandoned(claim.seq)
+        if told:
+            now = self._now()
+            gate.ended(claim.seq, began, now, flight.answer)
+            if flight.answer.status == GONE:
+                self._gone = webhook
+            limit = self._limit()
+            if not limit:
+                self._put_back()
+            if limit < self._crew:
+                self._moved.set()
+        return flight
 
     def _recorded(self, seq: int, effect: Effect) -> None:
         self._release(seq)
