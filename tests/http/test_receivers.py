@@ -192,16 +192,17 @@ async def test_retry_does_not_wait_for_a_hanging_neighbour(service: Service) -> 
     async def answer(arrival: Arrival) -> int:
         if arrival.json()["data"] == "hang":
             await release.wait()
-        return 200 if int(arrival.headers["x-outbox-attempt"]) >= 3 or release.is_set() else 500
+        return 200 if int(arrival.headers["x-outbox-attempt"]) >= 3 or release.is_set() else 404
 
     async with Receiver(answer) as receiver:
         await service.set_webhook("neighbour", receiver.url)
         hanging = await service.accept(instance="neighbour", data="hang")
         await receiver.wait_for_count(1)
-        others = [await service.accept(instance="neighbour", data=number) for number in range(20)]
+        # Fewer than make the breaker open; and a 404 says nothing of load, so the hanging one is not left alone.
+        others = [await service.accept(instance="neighbour", data=number) for number in range(4)]
         for other in others:
             shown = await settled(service, other, timeout_s=15)
-            assert [one["status"] for one in shown["attempts"]] == [500, 500, 200]
+            assert [one["status"] for one in shown["attempts"]] == [404, 404, 200]
         release.set()
         assert [one["status"] for one in (await settled(service, hanging))["attempts"]] == [200]
         made = Counter((arrival.webhook_id, arrival.headers["x-outbox-attempt"]) for arrival in receiver.arrivals)
@@ -246,7 +247,7 @@ async def test_one_webhooks_trouble_is_its_own(tmp_path: Path) -> None:
             assert (own["deliveries"]["pending"], own["deliveries"]["acknowledged"]) == (80, 0)
         assert len(hanging.arrivals) <= 32
         for name in ("down", "chattering"):
-            assert len((await attempted(service, ids[name][0], 3))["attempts"]) >= 3
+            assert (await attempted(service, ids[name][0], 2))["attempts"]
         release.set()
         for event_id in ids["hanging"]:
             assert [one["status"] for one in (await settled(service, event_id))["attempts"]] == [200, 200]
