@@ -53,6 +53,7 @@ class Load:
         self.ledger = Ledger()
         self._rng = rng
         self._stopped = asyncio.Event()
+        self._news = asyncio.Event()
 
     async def produce(self, address: str, producers: int = 6) -> None:
         """Post to the service at `address` until it is gone, or `stop`."""
@@ -60,6 +61,13 @@ class Load:
         async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
             for _ in range(producers):
                 tasks.create_task(self._produce(http, address))
+
+    async def wait_for(self, accepted: int) -> None:
+        """Return once so many events have got their 202, all rounds taken together."""
+        async with asyncio.timeout(60):
+            while len(self.ledger.accepted) < accepted:
+                self._news.clear()
+                await self._news.wait()
 
     def stop(self) -> None:
         """Let every producer end after the answer it waits for."""
@@ -93,6 +101,7 @@ class Load:
         assert known is None or replayed, f"{sending.marker} was repeated with its key and taken for a new event"
         self.ledger.repeated += replayed
         self.ledger.accepted[sending.marker] = event_id
+        self._news.set()
         self.ledger.unanswered.pop(sending.marker, None)
 
     async def repeat(self, address: str, known: int = 20) -> None:
@@ -153,10 +162,14 @@ def faults_of_delivery(ledger: Ledger, arrivals: list[Arrival], goes_here: Calla
     return faults
 
 
-async def kill_under(load: Load, service: Service, after_s: float) -> None:
-    """Post to the service and kill it some time later; return when every producer has noticed."""
+async def kill_under(load: Load, service: Service, more: int, after_s: float = 0.0) -> None:
+    """Post to the service, and kill it some time after so many more events got a 202.
+
+    By the count, a slow machine has as much to lose as a fast one. Returns when every producer has noticed.
+    """
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(load.produce(service.address))
+        await load.wait_for(len(load.ledger.accepted) + more)
         await asyncio.sleep(after_s)  # the moment is what is random here
         service.process.kill()
     await service.wait()

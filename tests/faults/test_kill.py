@@ -50,9 +50,10 @@ async def test_what_got_a_202_survives_kill_9_at_any_moment_under_load(tmp_path:
         for number in range(ROUNDS):
             await started(service, local)
             await load.repeat(service.address)
-            after_s = rng.uniform(0.01, 0.4)
-            print(f"round {number}: kill after {after_s:.3f} s, {len(load.ledger.accepted)} accepted before")
-            await kill_under(load, service, after_s)
+            more, after_s = rng.randrange(80), rng.uniform(0.0, 0.05)
+            accepted = len(load.ledger.accepted)
+            print(f"round {number}: {accepted} accepted; kill {after_s:.3f} s after {more} more")
+            await kill_under(load, service, more, after_s)
             await service.verify()
         await started(service, local)
         await load.repeat(service.address, known=200)
@@ -61,7 +62,7 @@ async def test_what_got_a_202_survives_kill_9_at_any_moment_under_load(tmp_path:
         status, output, errors = await service.command("verify")
         assert (status, output.endswith(": all is well\n")) == (0, True), output + errors
     assert not load.ledger.refused
-    assert len(load.ledger.accepted) > 20 * ROUNDS
+    assert len(load.ledger.accepted) > 10 * ROUNDS
     assert load.ledger.repeated > ROUNDS
 
 
@@ -72,7 +73,7 @@ async def test_a_backlog_survives_kill_9_while_it_is_relayed(tmp_path: Path) -> 
     async with Receiver(lambda _arrival: 500) as everywhere, Receiver(lambda _arrival: 500) as local:
         service = Service(tmp_path, WEBHOOK_GLOBAL_URL=everywhere.url, **TROUBLED)
         await started(service, local)
-        await kill_under(load, service, 2.0)
+        await kill_under(load, service, 400)
         await service.verify()
         everywhere.answer = local.answer = misbehaving(rng, 1.0)
         for number in range(BACKLOG_ROUNDS):
@@ -86,7 +87,7 @@ async def test_a_backlog_survives_kill_9_while_it_is_relayed(tmp_path: Path) -> 
         await assert_all_arrived(service, load, everywhere, local)
         assert await service.stop() == 0
         report = await service.verify()
-    assert report["events"] >= len(load.ledger.accepted) > 100
+    assert report["events"] >= len(load.ledger.accepted) >= 400
 
 
 async def test_a_death_between_any_two_steps_loses_nothing(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ async def test_the_check_notices_a_202_before_its_commit(tmp_path: Path, *, plan
         if planted:
             service.program = ["-m", "tests.faults.answers_early", "serve"]
         await service.start()
-        await kill_under(load, service, 1.0)
+        await kill_under(load, service, 30)
         service.program = genuine
         await service.start()
         if planted:
