@@ -7,12 +7,15 @@ Interval = tuple[int, int]
 
 
 def held_after(held: tuple[Interval, ...], at_ms: int, *, holding: bool) -> tuple[Interval, ...]:
-    """Return the intervals once the webhook is held, or no longer held, from `at_ms` on."""
+    """Return the intervals once the webhook is held, or no longer held, from `at_ms` on.
+
+    They follow each other and never overlap, even where a clock goes back.
+    """
     open_now = bool(held) and held[-1][1] == 0
     if holding == open_now:
         return held
     if holding:
-        held = (*held, (at_ms, 0))
+        held = (*held, (max(at_ms, held[-1][1]) if held else at_ms, 0))
     else:
         start = held[-1][0]
         held = (*held[:-1], (start, max(at_ms, start + 1)))

@@ -1,6 +1,7 @@
 """Who gets an event, and where a copy is posted to."""
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from urllib.parse import quote, urlsplit
 
 from outbox.domain import catalogue
@@ -67,7 +68,16 @@ class Webhooks:
 
     def replaced(self, webhook: Webhook) -> "Webhooks":
         """Return a snapshot in which `webhook` is new, or takes the place of its earlier self."""
-        return Webhooks({**self._by_number, webhook.number: webhook}.values())
+        known = self._by_number.get(webhook.number)
+        if known is None or known.settings is not webhook.settings:
+            return Webhooks({**self._by_number, webhook.number: webhook}.values())
+        # It was suspended, or its breaker has moved: nothing is routed otherwise, and a thousand may do so at once.
+        snapshot = copy(self)
+        vars(snapshot).update(
+            _by_number={**self._by_number, webhook.number: webhook},
+            _by_address={**self._by_address, webhook.address: webhook},
+        )
+        return snapshot
 
     def without(self, number: int) -> "Webhooks":
         """Return a snapshot in which the webhook with that number is gone."""

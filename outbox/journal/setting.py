@@ -118,7 +118,7 @@ class MoveBreaker(Struct, frozen=True):
     reason: str
     now_ms: int
 
-    alone: ClassVar[bool] = True
+    alone: ClassVar[bool] = False
 
     @property
     def size(self) -> int:

@@ -165,7 +165,7 @@ class Expire(Struct, frozen=True):
         """See `Command.decide`; return how many expired."""
         rows: list[MovedDelivery] = []
         expired = 0
-        for event in self.events:
+        for event in dict.fromkeys(self.events):
             delivery = ledger.facts.deliveries.get((self.webhook, event))
             if delivery is None or delivery.state != State.PENDING or delivery.since_ms > self.cutoff_ms:
                 continue

@@ -1,21 +1,37 @@
 from collections import Counter
+from typing import get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
-from outbox.domain.deliveries import Delivery, Effect, Outcome, State
-from outbox.domain.projecting import EVENTS_COUNTER, Changes, EventRow, KeyRow, WebhookRow, project, webhook_row
+from outbox.domain.deliveries import TRANSITIONS, Delivery, Effect, Move, Outcome, State
+from outbox.domain.projecting import (
+    EVENTS_COUNTER,
+    Changes,
+    EventRow,
+    KeyRow,
+    WebhookRow,
+    project,
+    stands_alone,
+    webhook_row,
+)
 from outbox.domain.records import (
     AttemptRecorded,
+    BreakerMoved,
     DeliveriesBuried,
+    DeliveriesMoved,
     EventAccepted,
+    MovedDelivery,
+    OrderConverted,
     Record,
     WebhookDeleted,
     WebhookSet,
+    WebhookSuspended,
 )
-from outbox.domain.webhooks import Settings
+from outbox.domain.webhooks import Conversion, Settings
 
 ID, DIGEST, KEY = b"i" * 16, b"d" * 32, b"k" * 16
 ENDS = {Effect.ACKNOWLEDGE: State.ACKNOWLEDGED, Effect.BURY: State.DEAD, Effect.RETRY: State.PENDING}
@@ -117,7 +133,7 @@ def test_a_webhooks_row_is_what_was_set(number: int, row_number: int) -> None:
 @given(st.builds(Settings, url=st.text(), events=st.lists(st.text()).map(tuple), concurrency=st.integers(1, 1000)))
 def test_settings_come_back_from_their_row(settings: Settings) -> None:
     """The row keeps them whole."""
-    row = webhook_row(1, msgspec.structs.replace(webhook_set(0), settings=settings))
+    row = webhook_row(1, structs.replace(webhook_set(0), settings=settings))
     assert msgspec.msgpack.decode(row.settings, type=Settings) == settings
 
 
@@ -133,6 +149,95 @@ def test_a_burial_is_a_range_and_counts() -> None:
         "buried": [(3, 1, 900)],
         "counters": Counter({(3, State.PENDING): -5, (3, State.WAITING): -2, (3, State.DEAD): 7}),
     }
+
+
+def test_a_head_is_a_row_that_waits_until_its_record_has_its_turn() -> None:
+    """The head before it may be settled by an earlier outcome: row by row, no queue ever has two."""
+    record = structs.replace(accepted((3, 7, 9)), queued=((7, -5, True), (9, 6, False)))
+    assert changes_of((8, record)) == {
+        "events": [EventRow(seq=8, id=ID, kind="CALL", instance="shop", accepted_ms=1000)],
+        "deliveries": [
+            Delivery(webhook=3, event=8, state=State.PENDING, due_ms=1000, attempts=0, charged=0, since_ms=1000),
+            Delivery(7, 8, State.WAITING, 1000, 0, 0, queue=-5, since_ms=1000),
+            Delivery(9, 8, State.WAITING, 1000, 0, 0, queue=6, since_ms=1000),
+        ],
+        "outcomes": [Outcome(webhook=9, event=8, state=State.PENDING, due_ms=1000, attempts=0, charged=0)],
+        "counters": Counter({EVENTS_COUNTER: 1, (3, State.PENDING): 1, (7, State.WAITING): 1, (9, State.PENDING): 1}),
+    }
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+@pytest.mark.parametrize("effect", [effect for effect in Effect if effect is not Effect.LATE])
+def test_an_outcome_goes_by_the_transitions(effect: Effect, waiting: bool) -> None:  # noqa: FBT001
+    """From pending or waiting; the counters move only if the state does."""
+    before = State.WAITING if waiting else State.PENDING
+    after = TRANSITIONS[before, effect]
+    changes = changes_of((9, structs.replace(attempted(effect), waiting=waiting)))
+    assert changes["outcomes"] == [Outcome(3, 5, after, 7000, 4, 2)]
+    moved = Counter({(3, before): -1, (3, after): 1}) if after is not before else None
+    assert changes.get("counters") == moved
+
+
+def test_the_next_of_a_queue_goes_when_its_head_is_settled() -> None:
+    """After the head's own outcome; it is due when the attempt had ended, and its attempts go on counting."""
+    record = structs.replace(attempted(Effect.ACKNOWLEDGE), promoted=(6, 12, 3))
+    assert changes_of((9, record)) == {
+        "outcomes": [Outcome(3, 5, State.ACKNOWLEDGED, 7000, 4, 2), Outcome(3, 6, State.PENDING, 2009, 12, 3)],
+        "counters": Counter({(3, State.PENDING): 0, (3, State.ACKNOWLEDGED): 1, (3, State.WAITING): -1}),
+    }
+
+
+def test_moved_rows_are_whole() -> None:
+    """A new one adds to a counter, the others move between two."""
+    rows = (
+        MovedDelivery(5, State.PENDING, State.WAITING, 7000, 4, 2, -9, 500),
+        MovedDelivery(6, State.WAITING, State.PENDING, 7001, 0, 0, None, 501),
+        MovedDelivery(7, State.PENDING, State.DEAD, 7002, 1, 1, None, 502),
+        MovedDelivery(8, None, State.PENDING, 7003, 0, 0, None, 503),
+    )
+    assert changes_of((9, DeliveriesMoved(3, 4000, Move.CONVERT, rows))) == {
+        "moved": [
+            Delivery(3, 5, State.WAITING, 7000, 4, 2, -9, 500),
+            Delivery(3, 6, State.PENDING, 7001, 0, 0, None, 501),
+            Delivery(3, 7, State.DEAD, 7002, 1, 1, None, 502),
+            Delivery(3, 8, State.PENDING, 7003, 0, 0, None, 503),
+        ],
+        "counters": Counter({(3, State.PENDING): 0, (3, State.WAITING): 0, (3, State.DEAD): 1}),
+    }
+
+
+def test_a_setting_says_how_things_stand_after_it() -> None:
+    """Held times, breaker and conversion are the record's; a suspension is over."""
+    record = structs.replace(webhook_set(3), held=((1, 2), (5, 0)), opened_ms=77, conversion=Conversion(1, 40, 50))
+    row = webhook_row(8, record)
+    assert msgspec.msgpack.decode(row.held) == [[1, 2], [5, 0]]
+    assert (row.suspended_ms, row.opened_ms, row.phase, row.position, row.until) == (0, 77, 1, 40, 50)
+
+
+@pytest.mark.parametrize(
+    ("record", "fields"),
+    [
+        (WebhookDeleted(3, 4000), {"deleted_ms": 4000}),
+        (
+            WebhookSuspended(3, 4000, 5, ((1, 2), (4000, 0))),
+            {"suspended_ms": 4000, "held": msgspec.msgpack.encode(((1, 2), (4000, 0)))},
+        ),
+        (BreakerMoved(3, 4000, opened=True, reason="why"), {"opened_ms": 4000}),
+        (BreakerMoved(3, 4000, opened=False, reason="why"), {"opened_ms": 0}),
+        (OrderConverted(3, 4000, Conversion(2, -7, 50)), {"phase": 2, "position": -7, "until": 50}),
+    ],
+    ids=["deleted", "suspended", "opened", "closed", "converted"],
+)
+def test_a_mark_changes_fields_of_a_webhooks_row(record: Record, fields: dict[str, object]) -> None:
+    """And nothing else: settings, counters and deliveries stay."""
+    assert changes_of((9, record)) == {"marks": [(3, fields)]}
+    assert fields.keys() <= set(WebhookRow._fields)
+
+
+def test_only_rows_that_others_change_too_stand_alone() -> None:
+    """What is applied after all outcomes of a page, or keeps a row's creation, is not mixed with what comes before."""
+    alone = {kind for kind in get_args(Record) if stands_alone(kind(*[None] * len(kind.__struct_fields__)))}
+    assert alone == {DeliveriesBuried, DeliveriesMoved, WebhookSet}
 
 
 @given(

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from outbox.domain import routing
 from outbox.domain.catalogue import RouteStyle
+from outbox.domain.events import ordering_key
 from outbox.domain.routing import Webhooks, url_for
 from outbox.domain.webhooks import Credentials, Scope, Settings, Webhook, join_userinfo, split_userinfo
 
@@ -152,3 +154,42 @@ def test_a_deleted_webhook_is_gone() -> None:
     after = before.without(2)
     assert (after.get(2), after.find("global", "", "b"), after.targets("CALL", "shop")) == (None, None, (1, 3))
     assert before.targets("CALL", "shop") == (1, 2, 3)
+
+
+def test_ordered_webhooks_have_queues() -> None:
+    """Of an event's targets, those that ask for order, each with the queue it asks for."""
+    free, chat, instance = webhook(1), webhook(2, name="b", order="chat"), webhook(3, name="c", order="instance")
+    assert Webhooks([free]).queues((1,), "shop", 77) == []
+    assert not Webhooks([free]).ordered
+    snapshot = Webhooks([free, chat, instance])
+    assert snapshot.ordered
+    assert snapshot.queues((1, 2, 3), "shop", 77) == [(chat, 77), (instance, ordering_key("shop", None))]
+    assert snapshot.queues((1,), "shop", 77) == []
+    assert not snapshot.replaced(webhook(2, name="b")).without(3).ordered
+
+
+@given(WEBHOOKS, st.data())
+def test_a_webhook_whose_state_has_changed_takes_its_place(webhooks: list[Webhook], data: st.DataObject) -> None:
+    """Found by number and address, in its place; routing is as before, and so is the old snapshot."""
+    before = Webhooks(webhooks)
+    changed = webhooks.copy()
+    after = before
+    for at in data.draw(st.lists(st.integers(0, len(webhooks) - 1))) if webhooks else []:
+        changed[at] = structs.replace(changed[at], suspended_ms=changed[at].suspended_ms + 1)
+        after = after.replaced(changed[at])
+    assert list(after) == changed
+    assert list(before) == webhooks
+    assert all(after.get(one.number) is one and after.find(*one.address) is one for one in changed)
+    for kind in KINDS:
+        for instance in INSTANCES:
+            assert after.targets(kind, instance) == before.targets(kind, instance)
+
+
+def test_a_webhook_that_was_set_anew_is_routed_anew() -> None:
+    """Settings that say the same may be shared, others never are."""
+    one = webhook(1, events=("CALL",))
+    snapshot = Webhooks([one])
+    assert snapshot.targets("CALL", "shop") == (1,)
+    suspended = structs.replace(one, suspended_ms=5)
+    changed = structs.replace(suspended, settings=structs.replace(one.settings, events=("POLL_VOTE",)))
+    assert snapshot.replaced(suspended).replaced(changed).targets("CALL", "shop") == ()

@@ -1,4 +1,5 @@
 import json
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from msgspec import structs
 
 from outbox.domain.catalogue import KINDS
 from outbox.domain.errors import ConflictError, InvalidError
+from outbox.domain.events import ordering_key
 from outbox.domain.webhooks import (
+    NO_CONVERSION,
     Address,
+    Conversion,
     Credentials,
     Settings,
     Webhook,
@@ -22,6 +26,7 @@ from outbox.domain.webhooks import (
     check_settings,
     check_url,
     join_userinfo,
+    queue_of,
     split_userinfo,
 )
 
@@ -173,6 +178,7 @@ def test_headers_have_a_number() -> None:
         ({"timeout_ms": 0}, "$.timeout_ms"),
         ({"timeout_ms": 600_001}, "$.timeout_ms"),
         ({"concurrency": 0, "timeout_ms": 0}, "$.concurrency"),
+        *[({"rate_limit": rate}, "$.rate_limit") for rate in (0.0, -0.0, -1.0, 10_000.1, inf, -inf, nan)],
     ],
 )
 def test_settings_out_of_range_are_named(settings: dict[str, Any], where: str) -> None:
@@ -196,7 +202,16 @@ def test_a_broken_user_or_password_is_refused(userinfo: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"url": "", "enabled": False}, {"concurrency": 1, "timeout_ms": 1}, {"concurrency": 1000, "timeout_ms": 600_000}],
+    [
+        {"url": "", "enabled": False},
+        {"concurrency": 1, "timeout_ms": 1},
+        {"concurrency": 1000, "timeout_ms": 600_000},
+        {"rate_limit": 1e-9},
+        {"rate_limit": 10_000.0},
+        {"rate_limit": 1},
+        {"order": "chat"},
+        {"order": "instance"},
+    ],
 )
 def test_settings_within_range_are_taken(settings: dict[str, Any]) -> None:
     """Bounds belong to the range, and a webhook that is off needs no URL."""
@@ -321,3 +336,27 @@ def test_a_missing_webhook_is_named() -> None:
     """The sentence says whose webhook, and which one, is not there."""
     assert Address("global").missing == "there is no global webhook"
     assert Address("instance", "loja01", "crm").missing == "the instance 'loja01' has no webhook named 'crm'"
+
+
+def test_a_queue_is_a_chat_an_instance_or_none() -> None:
+    """The key of a chat is its event's; that of an instance is the one of events that belong to no chat."""
+    chat = ordering_key("shop", b'{"id": "a"}')
+    assert queue_of("none", "shop", chat) is None
+    assert queue_of("chat", "shop", chat) == chat
+    assert queue_of("instance", "shop", chat) == queue_of("instance", "shop", 0) == ordering_key("shop", None)
+    assert queue_of("instance", "mall", chat) != queue_of("instance", "shop", chat)
+
+
+@pytest.mark.parametrize(("enabled", "suspended_ms", "holds"), [(True, 0, False), (False, 0, True), (True, 5, True)])
+def test_a_webhook_holds_while_it_is_disabled_or_suspended(enabled: bool, suspended_ms: int, holds: bool) -> None:  # noqa: FBT001
+    """Its deliveries read as held then; one that is suspended takes events all the same."""
+    held = structs.replace(webhook(enabled=enabled), suspended_ms=suspended_ms)
+    assert held.holds is holds
+    assert held.takes("CALL") is enabled
+
+
+@pytest.mark.parametrize(("phase", "queueing"), [(0, False), (1, True), (2, False)])
+def test_a_conversion_first_queues_then_promotes(phase: int, queueing: bool) -> None:  # noqa: FBT001
+    """Only in its first part nobody can tell who comes first."""
+    assert Conversion(phase, 0, 0).queueing is queueing
+    assert NO_CONVERSION == (0, 0, 0)

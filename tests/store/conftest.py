@@ -1,0 +1,24 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from outbox.journal import sweeping
+from tests.store.books import Books
+
+
+@pytest.fixture
+async def books(tmp_path: Path) -> AsyncIterator[Books]:
+    """Open books, and check at the end of the test that everything stored follows from the log."""
+    opened = await Books(tmp_path / "outbox.db").open()
+    try:
+        yield opened
+        await opened.check()
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let chunks be of three deliveries."""
+    monkeypatch.setattr(sweeping, "CHUNK", 3)
