@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.domain.holding import INTERVALS_MAX, Interval, cutoff_ms, held_after
+from outbox.domain.holding import INTERVALS_MAX, Interval, cutoff_ms, expires_ms, held_after
 
 SWITCHES = st.lists(st.tuples(st.integers(-3, 9), st.booleans()), max_size=8)
 """Times of a webhook's settings, as steps from the one before (a clock may go back), and if each holds it."""
@@ -38,6 +38,18 @@ def test_what_is_older_than_the_cutoff_has_expired(switches: list[tuple[int, boo
     cutoff = cutoff_ms(held, now, age_ms)
     for since in range(-60, now + 1):
         assert (age(held, since, now) >= age_ms) == (since <= cutoff), since
+
+
+@given(SWITCHES, st.integers(-9, 60), st.integers(0, 40))
+def test_it_expires_as_soon_as_it_is_old_enough(switches: list[tuple[int, bool]], since: int, age_ms: int) -> None:
+    """At the first moment before which so many were not held; a holding that goes on counts as if it ended at once."""
+    held = tuple(interval for interval in switched(switches)[0] if interval[1])
+    moment = expires_ms(held, since, age_ms)
+    assert age(held, since, moment) == age_ms
+    assert age_ms == 0 or age(held, since, moment - 1) == age_ms - 1
+    assert expires_ms((*held, (10**6, 0)), since, age_ms) == moment
+    assert since <= cutoff_ms(held, moment, age_ms)
+    assert age_ms == 0 or since > cutoff_ms(held, moment - 1, age_ms)
 
 
 @given(st.integers(0, 100), st.integers(0, 100))
