@@ -43,6 +43,11 @@ class Answer(Struct, frozen=True):
     excerpt: bytes = b""
     retry_after_s: float | None = None
 
+    @property
+    def acknowledges(self) -> bool:
+        """Whether the status is a 2xx (RFC 9110, section 15.3): an answer's body never changes that."""
+        return self.status is not None and 200 <= self.status <= 299  # noqa: PLR2004
+
 
 class Verdict(Enum):
     """The meaning of an answer."""

@@ -62,6 +62,8 @@ class Breaker:
         probed = self._probe == delivery
         self.abandoned(delivery)
         if sign is Sign.WELL:
+            if not self.is_open and not self._failing:
+                return False
             self._failing.clear()
             self._silent = self._probes = 0
             changed, self.is_open = self.is_open, False

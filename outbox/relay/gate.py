@@ -9,7 +9,7 @@ from math import inf
 from outbox.domain.retrying import Answer, RetryPolicy, Verdict, cause, clamped_retry_after, classify
 from outbox.domain.webhooks import Webhook
 from outbox.relay.breaker import Breaker, Sign
-from outbox.relay.pacing import Pacer, load_of
+from outbox.relay.pacing import Load, Pacer, load_of
 
 UNUSABLE = frozenset({429, 502, 503, 504})
 
@@ -66,6 +66,11 @@ class Gate:
 
     def ended(self, delivery: int, began: float, now: float, answer: Answer) -> None:
         """Learn from what came of an attempt."""
+        if answer.acknowledges:
+            self._pacer.ended(began, now, Load.GOOD)
+            if self._breaker.ended(delivery, now, Sign.WELL):
+                self.reason = ""
+            return
         asked_s = clamped_retry_after(answer)
         if asked_s is not None:
             self._paused_until = max(self._paused_until, now + asked_s)
@@ -80,6 +85,6 @@ class Gate:
 
 
 def _sign(answer: Answer, verdict: Verdict) -> Sign:
-    if verdict in {Verdict.SUCCESS, Verdict.FINAL, Verdict.GONE}:
+    if verdict is Verdict.FINAL or verdict is Verdict.GONE:
         return Sign.WELL
     return Sign.SILENT if answer.status is None or answer.error or answer.status in UNUSABLE else Sign.FAILING

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from functools import partial
 from math import inf
 
 import anyio
@@ -56,6 +57,7 @@ class Lane:
         self._now = asyncio.get_running_loop().time  # anyio's own way to it costs more than all of the gate
         self._turned = webhook
         self._gone: Webhook | None = None
+        self._webhook: Webhook | None = None
         self._taken: set[int] = set()
         self._let_go: set[int] = set()
         self._ready: deque[tuple[Claim, bytes | None]] = deque()
@@ -69,6 +71,7 @@ class Lane:
         self._reach_ms = 0
         self._looked_until_ms = -1
         self._swept_at = -inf
+        self._look()
 
     @property
     def woken(self) -> bool:
@@ -79,6 +82,7 @@ class Lane:
         """Look again: there is new work, or the settings have changed. `nudged` means: try at once."""
         if nudged:
             self._gate.nudge()
+        self._look()
         if not self._limit():
             # Held here, the bytes of what may not be posted now would be kept from whoever waits for them.
             self._put_back()
@@ -104,7 +108,7 @@ class Lane:
             await self._motion()
 
     async def _deliver(self, tasks: TaskGroup) -> None:
-        while self._webhook() is not None:
+        while self._webhook is not None:
             self._changed = anyio.Event()
             await self._around.recorder.wait_until_clear()
             await self._keep_breaker()
@@ -116,20 +120,21 @@ class Lane:
             elif not await self._rest():
                 break
 
-    def _webhook(self) -> Webhook | None:
-        """Return the webhook as it stands if this lane has to deliver to it."""
+    def _look(self) -> None:
+        """Take up the webhook as it stands, if this lane has to deliver to it; every change of it wakes the lane."""
         webhook = self._around.journal.webhooks.get(self.number)
-        if webhook is not self._turned and webhook is not None:
+        if webhook is not None and webhook is not self._turned:
             self._turned = webhook
             self._gate.turn(webhook)
-        if webhook is None or webhook.holds or webhook.conversion.phase or self._stopping:
-            return None
         # Between a 410 and its record nothing is sent any more.
-        return None if self._gone is not None and webhook.revision == self._gone.revision else webhook
+        gone = self._gone is not None and webhook is not None and webhook.revision == self._gone.revision
+        if webhook is None or webhook.holds or webhook.conversion.phase or self._stopping or gone:
+            webhook = None
+        self._webhook = webhook
 
     def _limit(self) -> int:
         """Return how many POSTs of the crew may be in flight now."""
-        return self._gate.limit(self._now()) if self._webhook() is not None else 0
+        return self._gate.limit(self._now()) if self._webhook is not None else 0
 
     def _full(self, limit: int) -> bool:
         """Say whether the crew has enough before it, or too many outcomes are not on disk yet."""
@@ -289,7 +294,7 @@ class Lane:
 
     async def _fly(self, claim: Claim, body: bytes | None, *, probing: bool = False) -> None:
         """Make an attempt and have it recorded, or, if that is not wanted any more, let go of its delivery."""
-        webhook = self._webhook()
+        webhook = self._webhook
         recording = False
         try:
             if webhook is not None:
@@ -299,7 +304,8 @@ class Lane:
                 note(self._log, claim, record, flight.answer)
                 recording = True
                 outcome = Outcome(record, webhook.revision)
-                self._around.recorder.record(outcome, lambda effect: self._recorded(claim.seq, effect))
+                urgent = webhook.settings.order != "none"  # the next of the queue waits for it
+                self._around.recorder.record(outcome, partial(self._recorded, claim.seq), urgent=urgent)
         finally:
             self._around.budget.give_back(claim.event.size)
             if not recording:
@@ -321,6 +327,7 @@ class Lane:
             gate.ended(claim.seq, began, now, flight.answer)
             if flight.answer.status == GONE:
                 self._gone = webhook
+                self._look()
             limit = self._limit()
             if not limit:
                 self._put_back()

@@ -13,8 +13,8 @@ from outbox.domain.errors import BusyError
 from outbox.journal.recording import Outcome, RecordAttempts
 from outbox.journal.writer import Journal
 
-GATHER_S = 0.004
-GATHER_COUNT = 64
+GATHER_S = 0.008
+GATHER_COUNT = 128
 AGAIN_S = 1.0
 
 Recorded = Callable[[Effect], None]
@@ -40,10 +40,10 @@ class Recorder:
         self._clear = anyio.Event()
         self._clear.set()
 
-    def record(self, outcome: Outcome, recorded: Recorded) -> None:
-        """Record `outcome` soon, and call `recorded` with the effect it really had once it is on disk."""
+    def record(self, outcome: Outcome, recorded: Recorded, *, urgent: bool = False) -> None:
+        """Record `outcome` soon, or now; call `recorded` with the effect it really had once it is on disk."""
         self._gathered.append((outcome, recorded))
-        if len(self._gathered) >= GATHER_COUNT:
+        if urgent or len(self._gathered) >= GATHER_COUNT:
             self.flush()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.flush)

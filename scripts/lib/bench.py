@@ -218,7 +218,9 @@ async def measure_delivery(folder: Path, rounds: int, count: int) -> tuple[list[
         for number in range(rounds):
             path = folder / f"delivery-{number}.db"
             async with _journal(path, url) as journal:
-                await asyncio.gather(*[journal.submit(Accept(read_event(body), 0)) for body in bodies])
+                await asyncio.gather(
+                    *[journal.submit(Accept(read_event(body), time.time_ns() // 1_000_000)) for body in bodies]
+                )
             yardstick.append(count / await _timed(_bare_posts(url, bodies)))
             ours.append(count / await _timed(_deliver(path, count)))
     return ours, yardstick
