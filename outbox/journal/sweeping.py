@@ -29,6 +29,9 @@ from outbox.journal.ledger import Ledger
 from outbox.store.protocol import UnsettledRun, Wants
 
 CHUNK = 1000
+ROWS_CHUNK = 250
+"""The deliveries that a record names one by one: each is read, decided on and written, while everybody else waits."""
+
 _MOVED_BYTES = 48
 
 
@@ -81,7 +84,7 @@ class Convert(Struct, frozen=True):
     @property
     def size(self) -> int:
         """See `Command.size`."""
-        return CHUNK * _MOVED_BYTES
+        return ROWS_CHUNK * _MOVED_BYTES
 
     def asks(self, _webhooks: Webhooks) -> bool:
         """See `Command.asks`."""
@@ -94,9 +97,9 @@ class Convert(Struct, frozen=True):
             return
         phase, position, until = webhook.conversion
         if phase == QUEUEING:
-            wants.rows.append((self.webhook, position, until, CHUNK))
+            wants.rows.append((self.webhook, position, until, ROWS_CHUNK))
         elif phase == PROMOTING:
-            wants.headless.append((self.webhook, position, CHUNK))
+            wants.headless.append((self.webhook, position, ROWS_CHUNK))
 
     def decide(self, ledger: Ledger) -> bool:
         """See `Command.decide`; say whether there is more to convert."""
@@ -129,7 +132,7 @@ class Convert(Struct, frozen=True):
     def _promote(self, ledger: Ledger, webhook: Webhook, heads: list[Delivery]) -> Conversion:
         rows = [_moved(head, State.PENDING) for head in heads]
         _append(ledger, DeliveriesMoved(self.webhook, self.now_ms, Move.PROMOTE, tuple(rows)))
-        if len(heads) == CHUNK:
+        if len(heads) == ROWS_CHUNK:
             return webhook.conversion._replace(position=heads[-1].queue or 0)
         return NO_CONVERSION
 

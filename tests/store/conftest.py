@@ -22,3 +22,4 @@ async def books(tmp_path: Path) -> AsyncIterator[Books]:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let chunks be of three deliveries."""
     monkeypatch.setattr(sweeping, "CHUNK", 3)
+    monkeypatch.setattr(sweeping, "ROWS_CHUNK", 3)

@@ -8,7 +8,7 @@ import pytest
 from outbox.domain.deliveries import Effect, Move
 from outbox.domain.records import DeliveriesMoved, OrderConverted
 from outbox.domain.webhooks import NO_CONVERSION, Order
-from outbox.journal.sweeping import CHUNK
+from outbox.journal.sweeping import ROWS_CHUNK
 from outbox.store.sqlite import facts
 from tests.store.books import ACKNOWLEDGED, DEAD, PENDING, WAITING, Books
 
@@ -57,7 +57,7 @@ async def test_a_backlog_is_converted(books: Books, small_chunks: None, before: 
 async def test_a_large_backlog_goes_in_chunks_of_a_thousand(books: Books) -> None:
     """And so do the queues' first ones, where there are many queues."""
     webhook = await books.set("shop")
-    chats = [str(number % 1700) for number in range(2 * CHUNK + 1)]
+    chats = [str(number % 420) for number in range(2 * ROWS_CHUNK + 1)]
     await books.accept_batch("shop", chats)
     await books.set("shop", order="chat")
     assert await books.convert(webhook, steps=3)
