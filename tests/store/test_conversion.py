@@ -54,7 +54,7 @@ async def test_a_backlog_is_converted(books: Books, small_chunks: None, before: 
     assert {record.move for record in moved(books)} <= {Move.CONVERT, Move.PROMOTE}
 
 
-async def test_a_large_backlog_goes_in_chunks_of_a_thousand(books: Books) -> None:
+async def test_a_large_backlog_goes_in_chunks_of_250(books: Books) -> None:
     """And so do the queues' first ones, where there are many queues."""
     webhook = await books.set("shop")
     chats = [str(number % 420) for number in range(2 * ROWS_CHUNK + 1)]
@@ -63,8 +63,8 @@ async def test_a_large_backlog_goes_in_chunks_of_a_thousand(books: Books) -> Non
     assert await books.convert(webhook, steps=3)
     assert books.states(webhook) == [WAITING] * len(chats)
     assert await books.convert(webhook, steps=2) is False
-    assert books.states(webhook) == [PENDING] * 1700 + [WAITING] * (len(chats) - 1700)
-    assert [len(record.rows) for record in moved(books)] == [1000, 1000, 1, 1000, 700]
+    assert books.states(webhook) == [PENDING] * 420 + [WAITING] * (len(chats) - 420)
+    assert [len(record.rows) for record in moved(books)] == [250, 250, 1, 250, 170]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 6])
