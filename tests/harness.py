@@ -113,10 +113,10 @@ class Service:
         self.log.clear()
         self._ended = False
         _launched.append(self)
-        self._process = await self._run(self.program)
+        self._process = await self.run(self.program)
         self._reading = asyncio.create_task(self._read_log())
 
-    async def _run(self, arguments: list[str], **more: str) -> Process:
+    async def run(self, arguments: list[str], **more: str) -> Process:
         """Run `python` with such arguments in its environment and `more`."""
         environment = self.environment | more
         # What is neither the service's nor the tests' own may be for Python, or for what is loaded before Python.
@@ -228,9 +228,9 @@ class Service:
             lambda stats: not sum(stats["deliveries"][state] for state in ("pending", "waiting", "held")), timeout_s
         )
 
-    async def command(self, *arguments: str) -> tuple[int, str, str]:
-        """Run `scripts/outbox` with `arguments` in its environment; return exit status, output, errors."""
-        process = await self._run(["-m", "app.cli", *arguments], COLUMNS="200")
+    async def command(self, *arguments: str, **more: str) -> tuple[int, str, str]:
+        """Run `scripts/outbox` with `arguments` in its environment and `more`; return exit status, output, errors."""
+        process = await self.run(["-m", "app.cli", *arguments], **{"COLUMNS": "200", **more})
         assert process.stdout is not None
         assert process.stderr is not None
         output, errors = await asyncio.gather(process.stdout.read(), process.stderr.read())

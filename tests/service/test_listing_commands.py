@@ -1,7 +1,6 @@
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,14 +39,10 @@ async def json_of(service: Service, *arguments: str) -> Any:
 
 async def on_a_terminal(service: Service, columns: int, *arguments: str) -> str:
     """Return what a command prints on a terminal that is so wide."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.cli", *arguments, cwd=service.folder,
-        env=service.environment | {"COLUMNS": str(columns), "TTY_COMPATIBLE": "1", "TERM": "xterm"},
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    return output.decode()
+    terminal = {"COLUMNS": str(columns), "TTY_COMPATIBLE": "1", "TERM": "xterm"}
+    status, output, errors = await service.command(*arguments, **terminal)
+    assert (status, errors) == (0, "")
+    return output
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside the service", "without it"])
@@ -163,16 +158,14 @@ async def test_tail_follows_until_ctrl_c(tmp_path: Path) -> None:
     service = Service(tmp_path)
     await service.start()
     await service.accept()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.cli", "tail", "-f", "--json", cwd=tmp_path, env=service.environment,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
+    process = await service.run(["-m", "app.cli", "tail", "-f", "--json"])
+    output, errors = process.stdout, process.stderr
+    assert output is not None
+    assert errors is not None
 
     async def line() -> Any:
         async with asyncio.timeout(20):
-            assert process.stdout is not None
-            return json.loads(await process.stdout.readline())
+            return json.loads(await output.readline())
 
     try:
         assert (await line())["seq"] == 1
@@ -183,8 +176,7 @@ async def test_tail_follows_until_ctrl_c(tmp_path: Path) -> None:
         event_id = await service.accept()
         assert (await line())["id"] == event_id
         process.send_signal(signal.SIGINT)
-        output, errors = await process.communicate()
-        assert (process.returncode, output, errors) == (0, b"", b"")
+        assert (await process.wait(), await output.read(), await errors.read()) == (0, b"", b"")
     finally:
         if process.returncode is None:
             process.kill()
