@@ -55,7 +55,7 @@ async def serve(settings: Settings) -> None:
             )
         )
         # Whoever reads that it has started may stop it at once, and in order.
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with _signals() as signals:
             _announce(settings, listener)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_stop_on_signal, signals, server, engine)
@@ -95,6 +95,16 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
         if (value := settings.values[name]).source.startswith("/")
     }
     _log.info("service.started", address=address, version=__version__, database=str(settings.database), **kept)
+
+
+@contextmanager
+def _signals() -> Iterator[AsyncIterator[signal.Signals]]:
+    """Receive SIGTERM and SIGINT. After that the service is ending, and another SIGTERM must not cut it short."""
+    try:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            yield signals
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 async def _stop_on_signal(signals: AsyncIterator[signal.Signals], server: uvicorn.Server, engine: Engine) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Protocol
@@ -49,7 +50,9 @@ class Forked:
         """Read its number, and its status later, from `report`."""
         self.stdout: asyncio.StreamReader | None = stdout
         self.stderr: asyncio.StreamReader | None = stderr
-        self.pid = int(report.readline())
+        number = report.readline()
+        assert number, "the forker has ended: its standard error says why"
+        self.pid = int(number)
         self.returncode: int | None = None
         self._ended = asyncio.Event()
         self._report = report
@@ -70,7 +73,8 @@ class Forked:
     def send_signal(self, signal: int) -> None:
         """Send it a signal, if it has not ended."""
         if self.returncode is None:
-            os.kill(self.pid, signal)
+            with suppress(ProcessLookupError):  # it has, and the news is on its way
+                os.kill(self.pid, signal)
 
     def kill(self) -> None:
         """End it as a crash would."""

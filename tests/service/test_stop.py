@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from outbox.inspecting import open_inspector
 from tests.faults.load import Load, faults_of_delivery
 from tests.harness import API_KEY, Arrival, Receiver, Service
 
@@ -104,6 +105,24 @@ async def test_a_post_in_flight_gets_its_grace_and_nothing_new_is_sent(
     assert stats["deliveries"]["acknowledged"] == 3
     assert [arrival.webhook_id for arrival in receiver.arrivals] == ids
     assert await service.stop() == 0
+
+
+async def test_more_signals_do_not_cut_the_stop_short(tmp_path: Path, receiver: Receiver) -> None:
+    """A POST under way has its grace, and the exit status is 0, however often the service is told to stop."""
+    receiver.answer = gate = Gate()
+    service = service_for(receiver, tmp_path)
+    await service.start()
+    await service.accept()
+    await receiver.wait_for_count(1)
+    await told_to_stop(service)
+    for _ in range(20):  # at every moment of the stop
+        await asyncio.sleep(0.05)
+        service.process.send_signal(signal.SIGTERM)
+    gate.open()
+    assert await service.wait() == 0
+    async with open_inspector(service.database) as inspector:
+        assert (await inspector.stats()).deliveries["acknowledged"] == 1
+    await service.verify()
 
 
 async def half_a_request(service: Service, body: bytes, sent: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
