@@ -168,7 +168,8 @@ async def test_no_secret_is_logged(tmp_path: Path) -> None:
             assert put.status == 201, put
         for n, answer in enumerate(answers):
             receiver.answer = answer
-            for number in range(len(urls)):
+            # None fails five times in a row: what waits behind an open breaker would stay pending.
+            for number in range(1 if n else len(urls)):
                 event = {"event": "call", "instance": f"i{number}", "data": {"n": n}, "apikey": SECRETS["payload"]}
                 path = f"/ingest/{SECRETS['OUTBOX_INGEST_TOKEN']}/call"
                 assert (await service.request("POST", path, event, {"apikey": "none"})).status == 202
