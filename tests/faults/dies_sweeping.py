@@ -1,24 +1,29 @@
-"""The service with a death planted into the sweep of a deleted webhook: its first chunk is kept, its second is not."""
+"""The service with a death planted into a chore: it kills itself with one chunk decided and not written.
+
+FAULT_COMMAND names the command, FAULT_TIMES says which of its chunks that is.
+"""
 
 import os
 import signal
 from itertools import count
+from typing import Any
 
 from app.__main__ import main
+from outbox.journal import sweeping
 from outbox.journal.ledger import Ledger
-from outbox.journal.sweeping import Bury
 
 _passed = count(1)
 
 
-def decide(self: Bury, ledger: Ledger) -> int | None:
-    """Die with the second chunk decided and not written."""
+def decide(self: Any, ledger: Ledger) -> Any:
+    """Die if it is the time for it."""
     answer = _decide(self, ledger)
-    if next(_passed) == 2:
+    if next(_passed) == int(os.environ["FAULT_TIMES"]):
         os.kill(os.getpid(), signal.SIGKILL)
     return answer
 
 
 if __name__ == "__main__":
-    _decide, Bury.decide = Bury.decide, decide  # type: ignore[method-assign]
+    _command = getattr(sweeping, os.environ["FAULT_COMMAND"])
+    _decide, _command.decide = _command.decide, decide
     main()
