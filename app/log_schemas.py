@@ -1,9 +1,11 @@
 """The log on the wire: every record as a JSON object, its fields by name.
 
 Whatever a record holds is shown, so that a new kind of record needs nothing here; ids are written as everywhere else,
-times as RFC 3339, bytes as hex digits. Credentials are not in the log.
+times as RFC 3339, bytes as hex digits. Of many deliveries that are moved at once, the first stand for the rest.
+Credentials are not in the log.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
@@ -12,11 +14,51 @@ import msgspec
 from msgspec import Struct
 
 from app.schemas import rfc3339, webhook_id
+from outbox.domain.deliveries import State
+from outbox.domain.holding import Interval
 from outbox.domain.ids import delivery_text, event_text
-from outbox.domain.records import AttemptRecorded, EventAccepted, Record, WebhookSet
-from outbox.inspecting import Entry
+from outbox.domain.records import (
+    AttemptRecorded,
+    DeliveriesMoved,
+    EventAccepted,
+    MovedDelivery,
+    Record,
+    WebhookSet,
+    WebhookSuspended,
+)
+from outbox.domain.webhooks import QUEUEING, Conversion
+from outbox.inspecting import MOVED_SHOWN, Entry
 
 _UINT64 = 2**64
+
+
+def _key(key: int) -> str:
+    """Write a 64-bit number, which is not safe in everybody's JSON."""
+    return f"{key % _UINT64:016x}"
+
+
+def _moment(ms: int) -> str | None:
+    """Write a moment, or what stands for none: 0."""
+    return rfc3339(ms) if ms else None
+
+
+def _intervals(held: tuple[Interval, ...]) -> list[dict[str, str | None]]:
+    return [{"from": rfc3339(start), "until": _moment(end)} for start, end in held]
+
+
+def _queued(queued: tuple[tuple[int, int, bool], ...]) -> list[dict[str, Any]]:
+    return [{"webhook": webhook_id(number), "queue": _key(queue), "waits": waits} for number, queue, waits in queued]
+
+
+def _conversion(conversion: Conversion) -> dict[str, Any] | None:
+    """Write how far a change of order has come, or what stands for none or its end: phase 0."""
+    phase, position, until = conversion
+    if not phase:
+        return None
+    if phase == QUEUEING:
+        return {"phase": "queueing", "up_to": position, "until": until}
+    return {"phase": "promoting", "up_to": _key(position), "until": until}
+
 
 # How a field is written, and its name if that is not the record's own.
 _WRITTEN: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -27,8 +69,14 @@ _WRITTEN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "webhook": ("webhook", webhook_id),
     "targets": ("targets", lambda numbers: [webhook_id(number) for number in numbers]),
     "excerpt": ("answer", lambda excerpt: excerpt.decode(errors="replace") or None),
-    # A 64-bit number is not safe in everybody's JSON.
-    "ordering_key": ("ordering_key", lambda key: f"{key % _UINT64:016x}"),
+    "ordering_key": ("ordering_key", _key),
+    "queued": ("queued", _queued),
+    "held": ("held", _intervals),
+    "opened_ms": ("breaker_since", _moment),
+    "opened": ("breaker", lambda opened: "open" if opened else "closed"),
+    "conversion": ("conversion", _conversion),
+    "cause": ("cause", lambda seq: seq or None),
+    "rows": ("count", len),
 }
 
 
@@ -63,13 +111,58 @@ def _ids(entry: Entry, record: Record) -> dict[str, Any]:
         case EventAccepted():
             return {"id": event_text(record.id)}
         case AttemptRecorded():
-            ids = {"event": event_text(entry.event), "delivery": delivery_text(entry.event, record.webhook)}
-            return ids if entry.event else {"event": None, "delivery": None}
+            return {
+                "event": _event(entry, record.event),
+                "delivery": _delivery(entry, record.event, record.webhook),
+                "promoted": _promoted(entry, record),
+            }
+        case WebhookSuspended():
+            return {"event": _event(entry, record.event)}
+        case DeliveriesMoved():
+            return _moved(entry, record)
         case WebhookSet():
             # The record that first sets a webhook gives it its own seq as number.
             return {"webhook": webhook_id(record.webhook or entry.seq)}
         case _:
             return {}
+
+
+def _event(entry: Entry, seq: int) -> str | None:
+    return event_text(entry.ids[seq]) if seq in entry.ids else None
+
+
+def _delivery(entry: Entry, seq: int, webhook: int) -> str | None:
+    return delivery_text(entry.ids[seq], webhook) if seq in entry.ids else None
+
+
+def _promoted(entry: Entry, record: AttemptRecorded) -> str | None:
+    return None if record.promoted is None else _delivery(entry, record.promoted[0], record.webhook)
+
+
+def _moved(entry: Entry, record: DeliveriesMoved) -> dict[str, Any]:
+    """Return how many deliveries went from which state to which, and the first of them one by one."""
+    changes = Counter((_state(row.before), _state(row.state)) for row in record.rows)
+    return {
+        "changes": [{"from": before, "to": after, "count": n} for (before, after), n in changes.items()],
+        "deliveries": [_moved_delivery(entry, record.webhook, row) for row in record.rows[:MOVED_SHOWN]],
+    }
+
+
+def _moved_delivery(entry: Entry, webhook: int, row: MovedDelivery) -> dict[str, Any]:
+    return {
+        "delivery": _delivery(entry, row.event, webhook),
+        "from": _state(row.before),
+        "to": _state(row.state),
+        "due_at": rfc3339(row.due_ms),
+        "attempts": row.attempts,
+        "charged": row.charged,
+        "queue": None if row.queue is None else _key(row.queue),
+        "since": rfc3339(row.since_ms),
+    }
+
+
+def _state(state: State | None) -> str | None:
+    return None if state is None else state.word
 
 
 def _plain(value: Any) -> Any:

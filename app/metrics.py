@@ -59,6 +59,8 @@ class _Families(Collector):
         yield _deliveries(reading.stats)
         yield _oldest(reading.stats, reading.now_ms)
         yield _attempts(reading)
+        yield _expired(reading)
+        yield from _standing(reading.stats)
         yield from _gauges(reading)
 
 
@@ -96,6 +98,36 @@ def _attempts(reading: Reading) -> Metric:
     for (webhook, effect), n in sorted(counts.items()):
         family.add_metric([webhook, _OUTCOMES[effect]], n)
     return family
+
+
+def _expired(reading: Reading) -> Metric:
+    family = CounterMetricFamily(
+        "outbox_deliveries_expired", "Deliveries that became too old, since the start.", labels=["webhook"]
+    )
+    live = {entry.webhook.number for entry in reading.stats.webhooks}
+    counts: Counter[str] = Counter()
+    for number, n in reading.vitals.expired.items():
+        counts[webhook_id(number) if number in live else DELETED] += n
+    for webhook, n in sorted(counts.items()):
+        family.add_metric([webhook], n)
+    return family
+
+
+def _standing(stats: Stats) -> Iterator[Metric]:
+    suspended = GaugeMetricFamily(
+        "outbox_webhook_suspended", "1: a 410 has suspended it; 0: it has not.", labels=["webhook"]
+    )
+    opened = GaugeMetricFamily(
+        "outbox_webhook_breaker_open",
+        "1: its receiver fails, and is only tried now and then; 0: not.",
+        labels=["webhook"],
+    )
+    for entry in stats.webhooks:
+        webhook = webhook_id(entry.webhook.number)
+        suspended.add_metric([webhook], int(entry.webhook.suspended_ms > 0))
+        opened.add_metric([webhook], int(entry.webhook.opened_ms > 0))
+    yield suspended
+    yield opened
 
 
 def _gauges(reading: Reading) -> Iterator[Metric]:

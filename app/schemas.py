@@ -1,7 +1,7 @@
 """What goes over the wire: requests and answers. The wire is not the log, so these are their own structs."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -10,8 +10,12 @@ from app.settings import MASK
 from outbox.domain.bodies import masked
 from outbox.domain.ids import body_digest, delivery_text, event_text
 from outbox.domain.records import AttemptRecorded
+from outbox.domain.webhooks import WebhookState
 from outbox.inspecting import EventView, Stats, state_word
 
+Breaker = Literal["closed", "open"]
+
+_LAST_MS = 253_402_300_799_999
 _MASKED_MEMBERS = frozenset({"apikey", "api_key", "destination"})
 
 
@@ -24,6 +28,12 @@ class DeliveryOut(Struct):
     state: str
     attempts: int
     due_at: str
+
+
+class EventDeliveryOut(DeliveryOut):
+    """A delivery of one event, with the reason why it is dead, if it is and that is known."""
+
+    reason: str | None
 
 
 class AttemptOut(Struct):
@@ -50,7 +60,7 @@ class EventOut(Struct):
     accepted_at: str
     bytes: int
     payload: Raw | None
-    deliveries: list[DeliveryOut]
+    deliveries: list[EventDeliveryOut]
     attempts: list[AttemptOut]
 
 
@@ -62,6 +72,8 @@ class WebhookStatsOut(Struct):
     instance: str | None
     name: str
     enabled: bool
+    state: WebhookState
+    breaker: Breaker
     deliveries: dict[str, int]
     oldest_pending_s: float | None
 
@@ -77,13 +89,19 @@ class StatsOut(Struct):
 
 
 def rfc3339(ms: int) -> str:
-    """Return a moment, given in milliseconds since the epoch, as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Return a moment, given in milliseconds since the epoch, as RFC 3339 in UTC, which ends with the year 9999."""
+    moment = datetime.fromtimestamp(min(ms, _LAST_MS) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def webhook_id(number: int) -> str:
     """Return the public form of a webhook's number."""
     return f"wh_{number}"
+
+
+def breaker_word(opened_ms: int) -> Breaker:
+    """Return how a webhook's breaker stands that is open since then (0: it is closed)."""
+    return "open" if opened_ms else "closed"
 
 
 def show_event(view: EventView) -> EventOut:
@@ -101,13 +119,14 @@ def show_event(view: EventView) -> EventOut:
         bytes=accepted.size,
         payload=payload,
         deliveries=[
-            DeliveryOut(
+            EventDeliveryOut(
                 id=delivery_text(accepted.id, delivery.webhook),
                 webhook=webhook_id(delivery.webhook),
                 url=view.url(delivery.webhook),
                 state=state_word(delivery, view.webhooks[delivery.webhook]),
                 attempts=delivery.attempts,
                 due_at=rfc3339(delivery.due_ms),
+                reason=view.reasons.get(delivery.webhook) or None,
             )
             for delivery in view.deliveries
         ],
@@ -145,6 +164,8 @@ def show_stats(stats: Stats, now_ms: int) -> StatsOut:
                 instance=entry.webhook.instance or None,
                 name=entry.webhook.name,
                 enabled=entry.enabled,
+                state=entry.state,
+                breaker=breaker_word(entry.webhook.opened_ms),
                 deliveries=entry.deliveries,
                 oldest_pending_s=age_s(entry.oldest_ms),
             )

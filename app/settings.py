@@ -98,6 +98,13 @@ def _amount(units: Mapping[str, int]) -> Callable[[str], int]:
     return read
 
 
+def _age(text: str) -> int:
+    seconds = _amount(_UNITS_S)(text)
+    if seconds < 1:
+        raise ValueError(text)
+    return seconds
+
+
 def _choice(*words: str) -> Callable[[str], str]:
     return dict(zip(words, words, strict=True)).__getitem__
 
@@ -167,6 +174,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("WEBHOOK_RETRY_MAX_DELAY_SECONDS", _seconds, "21600", _SECONDS),
     Variable("WEBHOOK_RETRY_JITTER_FACTOR", _fraction, "0.2", "a number from 0 to 1"),
     Variable("WEBHOOK_RETRY_USE_EXPONENTIAL_BACKOFF", _boolean, "true", _BOOLEAN),
+    Variable("OUTBOX_MAX_PENDING_AGE", _age, "7d", f"{_DURATION}, at least a second"),
     Variable("WEBHOOK_RETRY_NON_RETRYABLE_STATUS_CODES", _statuses, "400,413,422", "statuses by commas: 400,422"),
 )  # fmt: skip
 
@@ -207,6 +215,7 @@ class Settings(Struct, frozen=True):
                 max_s=self["WEBHOOK_RETRY_MAX_DELAY_SECONDS"],
                 jitter=self["WEBHOOK_RETRY_JITTER_FACTOR"],
                 exponential=self["WEBHOOK_RETRY_USE_EXPONENTIAL_BACKOFF"],
+                max_age_s=self["OUTBOX_MAX_PENDING_AGE"],
                 max_attempts=self["WEBHOOK_RETRY_MAX_ATTEMPTS"],
                 non_retryable=self["WEBHOOK_RETRY_NON_RETRYABLE_STATUS_CODES"],
             ),

@@ -5,12 +5,12 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct, structs
 
-from app.schemas import rfc3339, webhook_id
+from app.schemas import Breaker, breaker_word, rfc3339, webhook_id
 from app.settings import MASK
 from outbox.domain.catalogue import RouteStyle
 from outbox.domain.errors import InvalidError
 from outbox.domain.rotating import OVERLAP_MAX_S, read_secret, rotated, secrets_at, write_secret
-from outbox.domain.webhooks import Credentials, Settings, Webhook
+from outbox.domain.webhooks import RATE_LIMIT_MAX, Credentials, Order, Settings, Webhook, WebhookState
 
 GENERATE: Final = "generate"
 """What asks for a new secret in the place of one."""
@@ -18,6 +18,8 @@ GENERATE: Final = "generate"
 _DEFAULTS = Settings(url="")
 _OVERLAP_S = 86_400
 _GENERATED_BYTES = 32
+_ORDER = "whose events go one at a time, in the order in which they came: nobody's, those of an instance, or of a chat"
+_RATE_LIMIT = f"the most POSTs a second, more than 0 and at most {RATE_LIMIT_MAX:g}; null: as many as go"
 _SECRET = (
     f"`whsec_…` signs every POST (Standard Webhooks), `{GENERATE}` makes a new one, `{MASK}` keeps the one there is"
 )
@@ -38,12 +40,18 @@ class WebhookIn(Struct, kw_only=True, forbid_unknown_fields=True):
     route_style: RouteStyle | None = None
     concurrency: int = _DEFAULTS.concurrency
     timeout_ms: int | None = None
+    order: Annotated[Order, Meta(description=_ORDER)] = _DEFAULTS.order
+    rate_limit: Annotated[float | None, Meta(description=_RATE_LIMIT)] = None
     secret: Annotated[str | None, Meta(description=_SECRET)] = None
     secret_overlap_s: Annotated[int, Meta(description=_OVERLAP)] = _OVERLAP_S
 
 
 class WebhookOut(Struct, kw_only=True):
-    """A webhook as we show it; values of headers, the password of its URL, and its secret are masked."""
+    """A webhook as we show it; values of headers, the password of its URL, and its secret are masked.
+
+    `state` is `suspended` after a 410, until the webhook is set again; `breaker` is open while its receiver fails, and
+    only tried now and then.
+    """
 
     id: str
     scope: str
@@ -58,8 +66,14 @@ class WebhookOut(Struct, kw_only=True):
     route_style: RouteStyle | None
     concurrency: int
     timeout_ms: int | None
+    order: Order
+    rate_limit: float | None
     secret: Annotated[str | None, Meta(description=_SHOWN_SECRET)]
     previous_secret_until: Annotated[str | None, Meta(description=_UNTIL)]
+    state: WebhookState
+    suspended_at: str | None
+    breaker: Breaker
+    breaker_since: str | None
     created_at: str
     updated_at: str
 
@@ -145,8 +159,14 @@ def show_webhook(webhook: Webhook, now_ms: int, *, generated: bool = False) -> W
         route_style=settings.route_style,
         concurrency=settings.concurrency,
         timeout_ms=settings.timeout_ms,
+        order=settings.order,
+        rate_limit=settings.rate_limit,
         secret=secret if credentials.secret else None,
         previous_secret_until=rfc3339(credentials.previous_until_ms) if rotating else None,
+        state=webhook.state,
+        suspended_at=rfc3339(webhook.suspended_ms) if webhook.suspended_ms else None,
+        breaker=breaker_word(webhook.opened_ms),
+        breaker_since=rfc3339(webhook.opened_ms) if webhook.opened_ms else None,
         created_at=rfc3339(webhook.created_ms),
         updated_at=rfc3339(webhook.updated_ms),
     )

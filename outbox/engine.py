@@ -1,6 +1,7 @@
 """The front door and the composition root: `open_engine(config)` puts store, journal and relay together."""
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -74,11 +75,15 @@ class AcceptedBatch(Struct, frozen=True):
 
 
 class Vitals(Struct, frozen=True):
-    """What only the running engine knows: the journal's queue, and attempts since the start by webhook and effect."""
+    """What only the running engine knows: the journal's queue, and what happened since the start.
+
+    `attempts` are counted by webhook's number and effect, deliveries that became too old by webhook's number.
+    """
 
     queue_bytes: int
     queue_limit_bytes: int
     attempts: Mapping[tuple[int, Effect], int]
+    expired: Mapping[int, int]
 
 
 class Parts(Struct, frozen=True):
@@ -119,7 +124,8 @@ class Engine:
     @property
     def vitals(self) -> Vitals:
         """How the engine is at this moment."""
-        return Vitals(self._journal.queued_bytes, self._config.queue_bytes, self._relay.effects)
+        relay = self._relay
+        return Vitals(self._journal.queued_bytes, self._config.queue_bytes, relay.effects, relay.expired)
 
     @property
     def sweeping(self) -> bool:
@@ -210,8 +216,12 @@ class Engine:
         return await self._store.rebuild()
 
     async def set_global(self) -> None:
-        """Record what the environment says of the global webhook, if that has changed since the last start."""
+        """Record what the environment says of the global webhook, if that has changed since the last start.
+
+        One that a 410 suspended is set again: the API may not do it, so a start is how its operator ends that.
+        """
         wanted, known = self._config.global_webhook, self.webhooks.find("global")
+        suspended = known is not None and known.suspended_ms > 0
         if wanted is None:
             if known is None or known.source != "environment":
                 return
@@ -220,14 +230,15 @@ class Engine:
             bare, userinfo = split_userinfo(wanted.url)
             settings = Settings(url=bare, enabled=wanted.enabled, by_events=wanted.by_events, events=wanted.events)
             credentials = Credentials(userinfo=userinfo)
-            if known and (known.settings, known.credentials, known.source) == (settings, credentials, "environment"):
+            same = known and (known.settings, known.credentials, known.source) == (settings, credentials, "environment")
+            if same and not suspended:
                 return
         # Once the environment is silent, the webhook is the API's to change.
         source: Source = "api" if wanted is None else "environment"
         await self._journal.submit(
             SetWebhook(Address("global"), source, self._clock.now_ms(), lambda _now: (settings, credentials))
         )
-        _log.info("webhook.set", scope="global", source="environment", enabled=settings.enabled)
+        _log.info("webhook.set", scope="global", source="environment", enabled=settings.enabled, resumed=suspended)
 
 
 @asynccontextmanager
@@ -263,6 +274,7 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
                 recorder=Recorder(journal),
                 budget=ByteBudget(config.delivery_bytes),
                 tower=tower,
+                expired=Counter(),
             )
         )
         engine = Engine(config, Parts(clock, store, journal, tower, relay), Inspector(reader, head.read))

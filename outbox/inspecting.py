@@ -14,12 +14,13 @@ from outbox.journal.folding import Report
 from outbox.journal.inspecting import Inspector
 from outbox.journal.listing import STATES, TOP, DeliveryPage, EventPage, ListedDelivery, ListedEvent, Wanted
 from outbox.journal.reading import EventView, Stats, state_word
-from outbox.journal.telling import Entry
+from outbox.journal.telling import MOVED_SHOWN, Entry
 from outbox.store.protocol import EventFilter, Position
 from outbox.store.sqlite import open_reader, open_store
 from outbox.store.sqlite.files import HeadFile
 
 __all__ = [
+    "MOVED_SHOWN",
     "STATES",
     "TOP",
     "DeliveryPage",

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from app.schemas import encode
+from app.schemas import Breaker, encode
 from app.settings import Settings, load_settings
 from outbox.domain.errors import CannotStartError, OutboxError
+from outbox.domain.webhooks import WebhookState
 from outbox.inspecting import Inspector, open_inspector
 
 _T = TypeVar("_T")
@@ -112,6 +113,11 @@ def plain(text: str | None) -> Text:
 def clean(text: str | None) -> str:
     """Return what others wrote without control characters, for a line of plain text."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text or "")
+
+
+def state_words(state: WebhookState, breaker: Breaker) -> str:
+    """Return how a webhook stands, for people."""
+    return "breaker open" if (state, breaker) == ("enabled", "open") else state
 
 
 def age(seconds: float | None) -> str:

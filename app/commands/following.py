@@ -1,6 +1,6 @@
 """`log` and `tail`: the records of the log, from any point on, and as they are written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -73,18 +73,52 @@ def _line(shown: dict[str, Any]) -> str:
 
 
 def _words(shown: dict[str, Any]) -> str:
-    match shown["type"]:
-        case "EventAccepted":
-            targets = " ".join(shown["targets"]) or "nobody"
-            return f"event {shown['id']} {shown['kind']} {shown['instance']} to {targets}"
-        case "AttemptRecorded":
-            answer = " ".join(str(part) for part in (shown["status"], shown["error"], shown["detail"]) if part)
-            outcome = ", ".join(filter(None, (shown["effect"], shown["reason"])))
-            return f"attempt {shown['attempt']} {shown['delivery']} {answer} in {shown['ms']} ms: {outcome}"
-        case kind:
-            rest = {name: value for name, value in shown.items() if name not in {"seq", "type", "digest", "at"}}
-            return f"{kind} {' '.join(f'{name}={_fact(value)}' for name, value in rest.items() if value)}"
+    return _TOLD.get(shown["type"], _any_record)(shown)
+
+
+def _accepted(shown: dict[str, Any]) -> str:
+    return f"event {shown['id']} {shown['kind']} {shown['instance']} to {' '.join(shown['targets']) or 'nobody'}"
+
+
+def _attempted(shown: dict[str, Any]) -> str:
+    answer = " ".join(str(part) for part in (shown["status"], shown["error"], shown["detail"]) if part)
+    outcome = ", ".join(filter(None, (shown["effect"], shown["reason"])))
+    following = f"; {shown['promoted']} is next" if shown["promoted"] else ""
+    return f"attempt {shown['attempt']} {shown['delivery']} {answer} in {shown['ms']} ms: {outcome}{following}"
+
+
+def _suspended(shown: dict[str, Any]) -> str:
+    return f"suspended {shown['webhook']}: 410 to {shown['event']}"
+
+
+def _breaker(shown: dict[str, Any]) -> str:
+    return f"breaker {shown['webhook']} {shown['breaker']} {shown['reason']}".rstrip()
+
+
+def _moved(shown: dict[str, Any]) -> str:
+    changes = (f"{change['count']} {change['from'] or 'new'} to {change['to']}" for change in shown["changes"])
+    what = ", ".join(filter(None, (*changes, shown["reason"])))
+    return f"{shown['move']} {shown['count']} deliveries to {shown['webhook']}: {what}"
+
+
+def _converted(shown: dict[str, Any]) -> str:
+    return f"order {shown['webhook']} {shown['conversion']['phase'] if shown['conversion'] else 'converted'}"
+
+
+def _any_record(shown: dict[str, Any]) -> str:
+    rest = {name: value for name, value in shown.items() if name not in {"seq", "type", "digest", "at"}}
+    return f"{shown['type']} {' '.join(f'{name}={_fact(value)}' for name, value in rest.items() if value)}"
 
 
 def _fact(value: Any) -> str:
     return value if isinstance(value, str) else encode(value).decode()
+
+
+_TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
+    "EventAccepted": _accepted,
+    "AttemptRecorded": _attempted,
+    "WebhookSuspended": _suspended,
+    "BreakerMoved": _breaker,
+    "DeliveriesMoved": _moved,
+    "OrderConverted": _converted,
+}

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
-from app.commands.common import json_option, look, moment, print_json, print_table
+from app.commands.common import json_option, look, moment, print_json, print_table, state_words
 from app.filters import Asked, read_listing
 from app.listing_schemas import EventItem, show_deliveries, show_events
 from app.webhook_schemas import WebhooksOut, show_webhook
@@ -82,11 +82,11 @@ def webhooks(*, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        [item.id, item.instance or "(global)", item.name, "yes" if item.enabled else "no",
+        [item.id, item.instance or "(global)", item.name, state_words(item.state, item.breaker), item.order,
          " ".join(item.events) or "all", item.url]
         for item in found.items
     ]  # fmt: skip
-    print_table(["id", "instance", "name", "enabled", "events", "url"], rows, whole={"id", "url"})
+    print_table(["id", "instance", "name", "state", "order", "events", "url"], rows, whole={"id", "url"})
 
 
 def _asked(given: dict[str, str | None]) -> Asked:

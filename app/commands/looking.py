@@ -5,8 +5,8 @@ import time
 import rich_click as click
 from rich.console import Console
 
-from app.commands.common import age, json_option, look, moment, plain, print_json, print_table
-from app.schemas import AttemptOut, StatsOut, show_event, show_stats
+from app.commands.common import age, json_option, look, moment, plain, print_json, print_table, state_words
+from app.schemas import AttemptOut, EventDeliveryOut, StatsOut, show_event, show_stats
 
 _NO_PAYLOAD = "(the body is gone or damaged: run verify)"
 
@@ -29,13 +29,14 @@ def _print_stats(found: StatsOut) -> None:
             entry.id,
             entry.instance or "(global)",
             entry.name,
+            state_words(entry.state, entry.breaker),
             *[str(entry.deliveries[word]) for word in words],
             age(entry.oldest_pending_s),
         ]
         for entry in found.webhooks
     ]
-    total = ["all", "", "", *[str(found.deliveries[word]) for word in words], age(found.oldest_pending_s)]
-    headings = ["webhook", "instance", "name", *words, "oldest pending"]
+    total = ["all", "", "", "", *[str(found.deliveries[word]) for word in words], age(found.oldest_pending_s)]
+    headings = ["webhook", "instance", "name", "state", *words, "oldest pending"]
     print_table(headings, [*rows, total], whole={"webhook"}, numbers=words, title=f"{found.events} events")
 
 
@@ -52,7 +53,7 @@ def show(event_id: str, *, as_json: bool) -> None:
     console.print(f"[bold]{found.id}[/]  seq {found.seq}  {found.event} ", plain(found.instance), found.accepted_at)
     console.print(plain(bytes(found.payload).decode() if found.payload is not None else _NO_PAYLOAD))
     deliveries = [
-        [delivery.id, delivery.state, str(delivery.attempts), moment(delivery.due_at), delivery.url]
+        [delivery.id, _fate(delivery), str(delivery.attempts), moment(delivery.due_at), delivery.url]
         for delivery in found.deliveries
     ]
     headings = ["delivery", "state", "attempts", "due", "url"]
@@ -64,6 +65,10 @@ def show(event_id: str, *, as_json: bool) -> None:
     ]  # fmt: skip
     headings = ["webhook", "attempt", "at", "ms", "status", "what"]
     print_table(headings, attempts, whole={"webhook"}, numbers={"attempt", "ms", "status"}, title="\nAttempts")
+
+
+def _fate(delivery: EventDeliveryOut) -> str:
+    return f"{delivery.state}: {delivery.reason}" if delivery.reason else delivery.state
 
 
 def _what(attempt: AttemptOut) -> str:

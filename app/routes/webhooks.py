@@ -75,6 +75,8 @@ async def put_webhook(request: Request[Any, Any, Any], engine: Engine, address: 
             route_style=wanted.route_style,
             concurrency=wanted.concurrency,
             timeout_ms=wanted.timeout_ms,
+            order=wanted.order,
+            rate_limit=wanted.rate_limit,
         )
         credentials = credentials_from(wanted.headers, userinfo, known)
         return settings, with_secret(credentials, wanted, engine.now_ms())

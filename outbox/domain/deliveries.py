@@ -66,6 +66,9 @@ TRANSITIONS: dict[tuple[State, Effect], State] = {
     (State.WAITING, Effect.SUSPEND): State.WAITING,
 }
 
+EXPIRED = "expired"
+"""The reason of deliveries that have become too old."""
+
 _UNSETTLED = frozenset({State.PENDING, State.WAITING})
 _ANY = frozenset(State)
 

@@ -24,6 +24,7 @@ JWT_KEY = "jwt_key"
 Scope = Literal["global", "instance"]
 Source = Literal["api", "environment"]
 Order = Literal["none", "instance", "chat"]
+WebhookState = Literal["enabled", "disabled", "suspended"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
@@ -146,6 +147,11 @@ class Webhook(Struct, frozen=True):
     revision: int = 0
 
     @property
+    def state(self) -> WebhookState:
+        """Whether it is enabled, disabled or suspended."""
+        return webhook_state(self.settings, self.suspended_ms)
+
+    @property
     def holds(self) -> bool:
         """Whether its deliveries are held: it is disabled or suspended."""
         return not self.settings.enabled or self.suspended_ms > 0
@@ -163,6 +169,13 @@ class Webhook(Struct, frozen=True):
     def takes(self, kind: str) -> bool:
         """Say whether events of the canonical `kind` go to it."""
         return self.settings.enabled and (not self.settings.events or kind in self.settings.events)
+
+
+def webhook_state(settings: Settings, suspended_ms: int) -> WebhookState:
+    """Return the state of a webhook that has those settings and is suspended since then (0: it is not)."""
+    if not settings.enabled:
+        return "disabled"
+    return "suspended" if suspended_ms else "enabled"
 
 
 def queue_of(order: Order, instance: str, chat_key: int) -> int | None:

@@ -2,19 +2,24 @@
 
 from msgspec import Struct
 
-from outbox.domain.deliveries import Delivery, State
+from outbox.domain.deliveries import EXPIRED, Delivery, Effect, State
 from outbox.domain.errors import CorruptError, NotFoundError
 from outbox.domain.ids import event_text, parse_event
 from outbox.domain.projecting import EVENTS_COUNTER, WebhookRow
-from outbox.domain.records import AttemptRecorded, EventAccepted, decode
+from outbox.domain.records import AttemptRecorded, DeliveriesBuried, DeliveriesMoved, EventAccepted, decode
+from outbox.domain.webhooks import WebhookState, webhook_state
 from outbox.journal.ledger import settings_of
 from outbox.store.protocol import Reader
 
 ATTEMPTS_SHOWN = 1000
+_LOOKED_THROUGH = 1000
 
 
 class EventView(Struct, frozen=True):
-    """One event: its record, its body (None if it is gone), its deliveries and its attempts in order."""
+    """One event: its record, its body (None if it is gone), its deliveries and its attempts in order.
+
+    `reasons` says by webhook why a delivery is dead, as far as that can be found out without going through the log.
+    """
 
     seq: int
     accepted: EventAccepted
@@ -22,6 +27,7 @@ class EventView(Struct, frozen=True):
     deliveries: list[Delivery]
     attempts: list[AttemptRecorded]
     webhooks: dict[int, WebhookRow]
+    reasons: dict[int, str]
 
     def url(self, webhook: int) -> str:
         """Return the URL, without user and password, that a webhook has now or had when it was deleted."""
@@ -33,6 +39,7 @@ class WebhookStats(Struct, frozen=True):
 
     webhook: WebhookRow
     enabled: bool
+    state: WebhookState
     deliveries: dict[str, int]
     oldest_ms: int | None
 
@@ -72,15 +79,45 @@ async def view_event(reader: Reader, event_id: str) -> EventView:
     # The deliveries first: a settled one is then never shown without the attempt that settled it.
     deliveries = await reader.deliveries([(webhook, seq) for webhook in record.targets])
     about = [decode(row.record) for row in await reader.about(seq, ATTEMPTS_SHOWN)]
-    webhooks, _ = await reader.webhooks()
+    attempts = [record for record in about if isinstance(record, AttemptRecorded)]
+    webhook_rows, _ = await reader.webhooks()
+    webhooks = {row.number: row for row in webhook_rows}
+    dead = [delivery for delivery in deliveries if delivery.state == State.DEAD]
     return EventView(
         seq=seq,
         accepted=record,
         body=await reader.body(seq),
         deliveries=deliveries,
-        attempts=[record for record in about if isinstance(record, AttemptRecorded)],
-        webhooks={row.number: row for row in webhooks},
+        attempts=attempts,
+        webhooks=webhooks,
+        reasons={
+            delivery.webhook: await _reason(reader, delivery, attempts, webhooks[delivery.webhook]) for delivery in dead
+        },
     )
+
+
+async def _reason(reader: Reader, delivery: Delivery, attempts: list[AttemptRecorded], row: WebhookRow) -> str:
+    """Return why a delivery is dead; an empty text where its last attempt is not among the `attempts`."""
+    own = [record for record in attempts if record.webhook == row.number and record.effect is not Effect.LATE]
+    if own and own[-1].attempt < delivery.attempts:
+        return ""
+    # A replay begins the charged attempts anew: what died again without an attempt has fewer of them.
+    if own and own[-1].effect is Effect.BURY and own[-1].charged == delivery.charged:
+        return own[-1].reason
+    return EXPIRED if row.deleted_ms is None else await _last_reason(reader, delivery)
+
+
+async def _last_reason(reader: Reader, delivery: Delivery) -> str:
+    """Return why a delivery of a deleted webhook died without an attempt, from the first records about the webhook."""
+    reason = ""
+    for entry in await reader.about(-delivery.webhook, _LOOKED_THROUGH):
+        record = decode(entry.record)
+        if isinstance(record, DeliveriesMoved):
+            states = [moved.state for moved in record.rows if moved.event == delivery.event]
+            reason = record.reason if State.DEAD in states else "" if states else reason
+        elif isinstance(record, DeliveriesBuried) and record.first <= delivery.event <= record.last:
+            reason = reason or record.reason
+    return reason
 
 
 async def event_ids(reader: Reader, first: int, count: int) -> list[bytes]:
@@ -106,7 +143,9 @@ async def gather_stats(reader: Reader) -> Stats:
         if row.deleted_ms is None:
             waiting = counts["pending"] + counts["waiting"] + counts["held"]
             oldest = await reader.oldest_pending(row.number, waiting) if waiting else None
-            webhooks.append(WebhookStats(row, settings_of(row).enabled, counts, oldest))
+            settings = settings_of(row)
+            state = webhook_state(settings, row.suspended_ms)
+            webhooks.append(WebhookStats(row, settings.enabled, state, counts, oldest))
     return Stats(
         events=counters.get(EVENTS_COUNTER, 0),
         deliveries=total,

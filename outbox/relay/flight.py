@@ -114,7 +114,7 @@ def note(log: structlog.typing.FilteringBoundLogger, claim: Claim, record: Attem
         attempt=record.attempt,
         cause=cause(answer),
         detail=record.reason or answer.detail,
-        retry_in_s=None if record.effect is Effect.BURY else (record.due_ms - record.at_ms - record.took_ms) / 1000,
+        retry_in_s=(record.due_ms - record.at_ms - record.took_ms) / 1000 if record.effect is Effect.RETRY else None,
     )
 
 

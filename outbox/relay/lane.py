@@ -1,7 +1,7 @@
 """A lane: the deliveries of one webhook, isolated from every other. It claims, limits, hands out and lets go."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from functools import partial
 from math import inf
 
@@ -31,13 +31,14 @@ SWEEP_S = 60.0
 
 
 class Surroundings(Struct, frozen=True):
-    """What all lanes share."""
+    """What all lanes share; `expired` counts by webhook's number the deliveries that became too old."""
 
     journal: Journal
     claims: Claims
     recorder: Recorder
     budget: ByteBudget
     tower: Tower
+    expired: Counter[int]
 
 
 class Lane:
@@ -58,6 +59,9 @@ class Lane:
         self._turned = webhook
         self._gone: Webhook | None = None
         self._webhook: Webhook | None = None
+        self._suspended_ms = 0
+        self._expired = 0
+        self._probing: int | None = None
         self._taken: set[int] = set()
         self._let_go: set[int] = set()
         self._ready: deque[tuple[Claim, bytes | None]] = deque()
@@ -173,8 +177,9 @@ class Lane:
             cutoff = self._cutoff_ms(now_ms)
             expired = [claim.seq for claim in claims if claim.since_ms <= cutoff]
             if not expired:
+                self._say_expired()
                 return claims
-            await expire(self._around.journal, self._around.tower.clock, self.number, expired, cutoff)
+            await self._expire(expired, cutoff)
 
     def _cutoff_ms(self, now_ms: int) -> int:
         """Return the moment before which a delivery has become too old."""
@@ -205,7 +210,20 @@ class Lane:
         cutoff = self._cutoff_ms(now_ms)
         async for events in self._around.claims.older(self.number, cutoff, now_ms):
             idle = [event for event in events if event not in self._taken]
-            await expire(self._around.journal, self._around.tower.clock, self.number, idle, cutoff)
+            await self._expire(idle, cutoff)
+        self._say_expired()
+
+    async def _expire(self, events: list[int], cutoff_ms: int) -> None:
+        clock = self._around.tower.clock
+        expired = await expire(self._around.journal, clock, self.number, events, cutoff_ms)
+        self._around.expired[self.number] += expired
+        self._expired += expired
+
+    def _say_expired(self) -> None:
+        """Say how many have become too old since the last time: those of a queue do one after the other."""
+        if self._expired:
+            self._log.warning("deliveries.expired", count=self._expired)
+            self._expired = 0
 
     def _until_s(self, first_ms: int, now_ms: int) -> float:
         """Return the seconds until the first delivery is due, the longest delay of the schedule at most.
@@ -234,6 +252,7 @@ class Lane:
             self._around.budget.give_back(claim.event.size)
             raise
         self._taken.add(claim.seq)
+        self._probing = claim.seq
         self._gate.probe(claim.seq)
         await self._fly(claim, body, probing=True)
         while claim.seq in self._taken:
@@ -337,13 +356,22 @@ class Lane:
 
     def _recorded(self, seq: int, effect: Effect) -> None:
         self._release(seq)
-        if effect is Effect.RETRY:
+        if effect in {Effect.RETRY, Effect.SUSPEND}:  # a 410 from before the webhook was set anew suspends nothing
             self._changed.set()
+        if self._gone is not None:
+            self._say_suspended()
+
+    def _say_suspended(self) -> None:
+        """Say that the webhook is suspended, once for each time: it may have been set anew since the 410."""
+        webhook = self._around.journal.webhooks.get(self.number)
+        if webhook is not None and webhook.suspended_ms not in {0, self._suspended_ms}:
+            self._suspended_ms = webhook.suspended_ms
+            self._log.error("webhook.suspended", instance=webhook.instance or None, cause=f"status {GONE}")
 
     def _release(self, seq: int) -> None:
         self._taken.discard(seq)
         self._let_go.add(seq)
-        if not self._taken or len(self._taken) == self._high_water or self._gate.is_open:
+        if not self._taken or len(self._taken) == self._high_water or seq == self._probing or self._gate.is_open:
             self._moved.set()
 
     def _put_back(self) -> None:

@@ -43,6 +43,11 @@ class Relay:
         """Whether a chore goes through the deliveries of some webhook."""
         return bool(self._sweeping)
 
+    @property
+    def expired(self) -> Mapping[int, int]:
+        """The deliveries that became too old since the start, by webhook's number."""
+        return self._around.expired
+
     async def run(self) -> None:
         """Deliver until `stop`; what is in flight then has eight seconds to land."""
         async with anyio.create_task_group() as recording:

@@ -5,6 +5,7 @@ from typing import TypeVar
 import anyio
 import structlog
 
+from outbox.domain.deliveries import EXPIRED
 from outbox.domain.errors import BusyError
 from outbox.journal.commands import Command
 from outbox.journal.sweeping import Bury, Convert, Expire
@@ -29,11 +30,9 @@ async def convert(journal: Journal, clock: Clock, webhook: int) -> None:
     _log.info("webhook.order_converted", webhook=webhook)
 
 
-async def expire(journal: Journal, clock: Clock, webhook: int, events: list[int], cutoff_ms: int) -> None:
-    """Settle as dead those of the deliveries whose age counts from `cutoff_ms` or before."""
-    expired = await insist(journal, Expire(webhook, events, cutoff_ms, clock.now_ms(), "expired"))
-    if expired:
-        _log.warning("deliveries.expired", webhook=webhook, count=expired)
+async def expire(journal: Journal, clock: Clock, webhook: int, events: list[int], cutoff_ms: int) -> int:
+    """Settle as dead those of the deliveries whose age counts from `cutoff_ms` or before; return how many."""
+    return await insist(journal, Expire(webhook, events, cutoff_ms, clock.now_ms(), EXPIRED))
 
 
 async def insist(journal: Journal, command: Command[_T]) -> _T:

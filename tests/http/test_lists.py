@@ -89,9 +89,11 @@ async def test_events_are_listed_newest_first(scene: Scene) -> None:
 
 
 async def test_an_event_in_a_list_is_what_is_shown_of_it_alone(scene: Scene) -> None:
-    """A listed event has the members that GET /events/{id} shows, but for payload and attempts."""
+    """A listed event has the members that GET /events/{id} shows, but for payload, attempts and reasons of the dead."""
     for item in await scene.items("/events"):
         alone = (await scene.service.request("GET", f"/events/{item['id']}")).json()
+        for delivery in alone["deliveries"]:
+            assert bool(delivery.pop("reason")) == (delivery["state"] == "dead")
         assert item == {name: value for name, value in alone.items() if name not in {"payload", "attempts"}}
 
 

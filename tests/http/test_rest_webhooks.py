@@ -153,7 +153,7 @@ async def test_what_left_the_environment_is_the_apis(tmp_path: Path, enabled: st
         assert first["enabled"] is (enabled == "true")
         await restarted(service)
         left = (await service.request("GET", "/webhooks/global")).json()
-        assert left == first | {"enabled": False, "updated_at": left["updated_at"]}
+        assert left == first | {"enabled": False, "state": "disabled", "updated_at": left["updated_at"]}
         changed = await put(service, "global", 200, f"{URL}/mine")
         assert changed["id"] == first["id"]
 

@@ -105,19 +105,22 @@ async def test_put_replaces_the_whole(service: Service) -> None:
     first = await put(
         service, "whole", 201, url="http://127.0.0.1:9/a?b=c", enabled=False, by_events=True, events=["CALL"],
         base64=False, headers={"x-a": "1"}, route_style="evolution", concurrency=7, timeout_ms=1234,
+        order="chat", rate_limit=2.5,
     )  # fmt: skip
     wanted = {
         "id": first["id"], "scope": "instance", "instance": "whole", "name": "", "url": "http://127.0.0.1:9/a?b=c",
         "enabled": False, "by_events": True, "events": ["CALL"], "base64": False, "headers": {"x-a": MASK},
-        "route_style": "evolution", "concurrency": 7, "timeout_ms": 1234,
+        "route_style": "evolution", "concurrency": 7, "timeout_ms": 1234, "order": "chat", "rate_limit": 2.5,
         "secret": None, "previous_secret_until": None,
+        "state": "disabled", "suspended_at": None, "breaker": "closed", "breaker_since": None,
         "created_at": first["created_at"], "updated_at": first["created_at"],
     }  # fmt: skip
     assert first == wanted
     second = await put(service, "whole", 200, url="http://127.0.0.1:9/b")
     assert second == {
         **wanted, "url": "http://127.0.0.1:9/b", "enabled": True, "by_events": False, "events": [], "base64": True,
-        "headers": {}, "route_style": None, "concurrency": 32, "timeout_ms": None, "updated_at": second["updated_at"],
+        "headers": {}, "route_style": None, "concurrency": 32, "timeout_ms": None, "order": "none", "rate_limit": None,
+        "state": "enabled", "updated_at": second["updated_at"],
     }  # fmt: skip
     assert second["updated_at"] >= first["updated_at"]
 

@@ -43,6 +43,7 @@ WRONG: dict[str, list[str]] = {
     "WEBHOOK_RETRY_MAX_DELAY_SECONDS": ["-0.1", "nan", "inf"],
     "WEBHOOK_RETRY_JITTER_FACTOR": ["-0.1", "1.1", "nan"],
     "WEBHOOK_RETRY_USE_EXPONENTIAL_BACKOFF": ["exponential"],
+    "OUTBOX_MAX_PENDING_AGE": ["a week", "-1", "0", "0.9s", "1w", HUGE],
     "WEBHOOK_RETRY_NON_RETRYABLE_STATUS_CODES": ["400;422", "99", "600", "4xx"],
 }
 
@@ -66,6 +67,7 @@ RIGHT: dict[str, list[tuple[str, object]]] = {
     "WEBHOOK_REQUEST_TIMEOUT_MS": [("1", 1), ("600000", 600_000)],
     "WEBHOOK_RETRY_INITIAL_DELAY_SECONDS": [("0", 0.0), ("0.25", 0.25)],
     "WEBHOOK_RETRY_JITTER_FACTOR": [("0", 0.0), ("1", 1.0)],
+    "OUTBOX_MAX_PENDING_AGE": [("1s", 1), ("7d", 604_800), ("90m", 5400)],
     "WEBHOOK_RETRY_NON_RETRYABLE_STATUS_CODES": [("400, 410,422", frozenset({400, 410, 422}))],
 }
 
