@@ -163,3 +163,4 @@ async def test_a_disabled_webhook_keeps_its_breaker(tmp_path: Path) -> None:
             await receiver.wait_for_count(1)
             await wait_for_breaker(service, "closed")
             assert receiver.arrivals[0].webhook_id in ids
+        assert await moves(service) == [("open", "connection_refused"), ("closed", "")]

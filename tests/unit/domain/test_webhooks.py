@@ -347,11 +347,15 @@ def test_a_queue_is_a_chat_an_instance_or_none() -> None:
     assert queue_of("instance", "mall", chat) != queue_of("instance", "shop", chat)
 
 
-@pytest.mark.parametrize(("enabled", "suspended_ms", "holds"), [(True, 0, False), (False, 0, True), (True, 5, True)])
-def test_a_webhook_holds_while_it_is_disabled_or_suspended(enabled: bool, suspended_ms: int, holds: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("enabled", "suspended_ms", "state"),
+    [(True, 0, "enabled"), (False, 0, "disabled"), (True, 5, "suspended"), (False, 5, "disabled")],
+)
+def test_a_webhook_holds_while_it_is_disabled_or_suspended(enabled: bool, suspended_ms: int, state: str) -> None:  # noqa: FBT001
     """Its deliveries read as held then; one that is suspended takes events all the same."""
     held = structs.replace(webhook(enabled=enabled), suspended_ms=suspended_ms)
-    assert held.holds is holds
+    assert held.state == state
+    assert held.holds is (state != "enabled")
     assert held.takes("CALL") is enabled
 
 
