@@ -4,6 +4,7 @@ No timer delays anybody: a commit takes all that queued up while the last one wa
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from outbox.journal.ledger import Ledger
 from outbox.store.protocol import Batch, Facts, Head, Store, Wants
 
 COMMIT_BYTES = 8 * 1024 * 1024
+PROVE_S = 1.0
 
 _T = TypeVar("_T")
 Listener = Callable[[set[int], set[int]], None]
@@ -32,7 +34,7 @@ class _Entry(Struct, eq=False):
 class Journal:
     """Takes commands from many callers and commits them together, in the order they came.
 
-    `webhooks` are the settings as of the last commit, `trouble` is why that commit failed if it did.
+    `webhooks` are the settings as of the last commit, `trouble` is why the last one failed if it did.
     """
 
     def __init__(self, store: Store, webhooks: Webhooks, queue_bytes: int) -> None:
@@ -88,8 +90,7 @@ class Journal:
         try:
             while self._waiting or not self._closed:
                 if not self._waiting:
-                    self._arrived.clear()
-                    await self._arrived.wait()
+                    await self._idle()
                     continue
                 with anyio.CancelScope(shield=True):
                     await self._commit(self._next())
@@ -99,6 +100,20 @@ class Journal:
             self._refuse(self._queue, BusyError(self._closed, retry_after_s=5))
             self._queue.clear()
             self._ended.set()
+
+    async def _idle(self) -> None:
+        """Wait for work; after a commit that failed, see now and then whether the store would take one again."""
+        self._arrived.clear()
+        with anyio.move_on_after(PROVE_S if self.trouble else math.inf):
+            await self._arrived.wait()
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._store.prove()
+            except BusyError as error:
+                self.trouble = error.detail
+            else:
+                self.trouble = ""
 
     async def drain(self) -> None:
         """Take nothing more, and return once `run` has committed everything queued and ended."""
@@ -145,7 +160,8 @@ class Journal:
         except BaseException as error:
             self._refuse(commit.entries, error)
             raise
-        self.trouble = ""
+        if commit.ledger.batch.log:  # else nothing was written, and nothing proved
+            self.trouble = ""
         self.webhooks = commit.ledger.webhooks
         for entry, answer in zip(commit.entries, commit.answers, strict=True):
             _answer(entry.answer, answer)

@@ -138,7 +138,9 @@ class Lane:
 
     def _limit(self) -> int:
         """Return how many POSTs of the crew may be in flight now."""
-        return self._gate.limit(self._now()) if self._webhook is not None else 0
+        # What would come of a POST while outcomes are refused could not be stored either.
+        may = self._webhook is not None and self._around.recorder.is_clear
+        return self._gate.limit(self._now()) if may else 0
 
     def _full(self, limit: int) -> bool:
         """Say whether the crew has enough before it, or too many outcomes are not on disk yet."""
@@ -303,6 +305,10 @@ class Lane:
                 body = None
         finally:
             self._crew -= 1
+            if self._ready and not self._limit():
+                # Nobody calls up a crew for these: they are claimed again once they may be posted.
+                self._put_back()
+                self._changed.set()
             self._moved.set()
 
     async def _hold_on(self, wait_s: float) -> None:

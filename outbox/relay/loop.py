@@ -54,10 +54,12 @@ class Relay:
             recording.start_soon(self._around.recorder.run)
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                self._around.journal.listen(self._noticed)
-                self._noticed(await self._around.claims.unsettled_webhooks())
-                await self._stopping.wait()
-                self._tasks = None
+                try:
+                    self._around.journal.listen(self._noticed)
+                    self._noticed(await self._around.claims.unsettled_webhooks())
+                    await self._stopping.wait()
+                finally:
+                    self._tasks = None  # the journal may commit once more, even if a lane has ended everything
                 for lane in self._lanes.values():
                     lane.stop()
                 tasks.cancel_scope.deadline = anyio.current_time() + GRACE_S

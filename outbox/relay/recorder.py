@@ -39,6 +39,7 @@ class Recorder:
         self._refused = anyio.Event()
         self._clear = anyio.Event()
         self._clear.set()
+        self._ended = False
 
     def record(self, outcome: Outcome, recorded: Recorded, *, urgent: bool = False) -> None:
         """Record `outcome` soon, or now; call `recorded` with the effect it really had once it is on disk."""
@@ -57,20 +58,27 @@ class Recorder:
         if gathered:
             self._submit(gathered)
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether outcomes are taken: none was refused that has not been recorded since."""
+        return self._clear.is_set()
+
     async def wait_until_clear(self) -> None:
-        """Return once no outcome is waiting to be offered again."""
+        """Return once outcomes are taken."""
         await self._clear.wait()
 
     async def run(self) -> None:
         """Offer again what was refused, until cancelled."""
-        while True:
-            await self._refused.wait()
-            await anyio.sleep(AGAIN_S)
-            self._refused = anyio.Event()
-            kept, self._kept = self._kept, []
-            self._submit(kept)
-            if not self._kept:
-                self._clear.set()
+        try:
+            while True:
+                await self._refused.wait()
+                await anyio.sleep(AGAIN_S)
+                self._refused = anyio.Event()
+                kept, self._kept = self._kept, []
+                self._submit(kept)
+        finally:
+            self._ended = True
+            self._lose(self._kept, "the store has refused them until the end")
 
     def _submit(self, outcomes: list[tuple[Outcome, Recorded]]) -> None:
         try:
@@ -86,13 +94,24 @@ class Recorder:
             for (outcome, recorded), effect in zip(outcomes, answer.result(), strict=True):
                 self.effects[outcome.attempt.webhook, effect] += 1
                 recorded(effect)
+            if not self._kept:
+                self._clear.set()
         elif isinstance(error, BusyError):
             self._keep(outcomes, error)
         else:
-            # The journal has ended with this very error, and the service with it: after the restart it is tried again.
-            _log.error("outcomes.lost", count=len(outcomes), reason=str(error))
+            # The journal has ended with this very error, and the service with it.
+            self._lose(outcomes, str(error))
+
+    @staticmethod
+    def _lose(outcomes: list[tuple[Outcome, Recorded]], reason: str) -> None:
+        """Say what goes unrecorded: after the restart these attempts are made again."""
+        if outcomes:
+            _log.error("outcomes.lost", count=len(outcomes), reason=reason)
 
     def _keep(self, outcomes: list[tuple[Outcome, Recorded]], error: BusyError) -> None:
+        if self._ended:
+            self._lose(outcomes, error.detail)
+            return
         _log.warning("outcomes.refused", count=len(outcomes), reason=error.detail)
         self._kept += outcomes
         self._refused.set()

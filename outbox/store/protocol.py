@@ -273,6 +273,9 @@ class Store(Protocol):
         Raises StoreRefusedError when nothing was stored, OutcomeUnknownError when that is not known, CorruptError.
         """
 
+    async def prove(self) -> None:
+        """Write and sync something that changes nothing. Raises what `commit` raises."""
+
     async def run(self) -> None:
         """Do the housekeeping (keep the head outside the database, move the write-ahead log) until cancelled."""
 

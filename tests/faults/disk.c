@@ -27,7 +27,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, OPEN = 8, NAME = 16 };
+enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, OPEN = 8, NAME = 16, READ = 32 };
 
 struct control {
     _Atomic int32_t what;    /* which calls are meant: the bits above, 0 for none */
@@ -170,6 +170,12 @@ ssize_t pwrite64(int fd, const void *data, size_t length, off64_t place) {
     return *name_of(fd) ? written(fd, data, length, place) : REAL(pwrite64)(fd, data, length, place);
 }
 ssize_t pwrite(int fd, const void *data, size_t length, off_t place) { return pwrite64(fd, data, length, place); }
+
+ssize_t pread64(int fd, void *data, size_t length, off64_t place) {
+    FAIL_IF_SPOILED(READ, name_of(fd));
+    return REAL(pread64)(fd, data, length, place);
+}
+ssize_t pread(int fd, void *data, size_t length, off_t place) { return pread64(fd, data, length, place); }
 
 /* Something sent: logged before it leaves, and what did not leave is taken back. */
 #define SENDING(data, length, send) \

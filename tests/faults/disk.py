@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from enum import IntFlag
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -29,6 +30,7 @@ class Calls(IntFlag):
     TRUNCATE = 4
     OPEN = 8
     NAME = 16
+    READ = 32
 
 
 class Disk:
@@ -42,8 +44,7 @@ class Disk:
         self.log = beside / "disk.log"
         control = beside / "disk.control"
         control.write_bytes(bytes(_CONTROL.size))
-        with control.open("r+b") as file:
-            self._control = mmap.mmap(file.fileno(), _CONTROL.size)
+        self.lever = Lever(control)
         self.environment = {
             "LD_PRELOAD": str(library()),
             "DISK_FOLDER": str(folder),
@@ -51,43 +52,54 @@ class Disk:
             **({"DISK_LOG": str(self.log)} if recorded else {}),
         }
 
-    def spoil(
-        self,
-        what: Calls,
-        error: int = errno.EIO,
-        *,
-        after: int = 0,
-        times: int = FOREVER,
-        half: bool = False,
-        deadly: bool = False,
-        delay_s: float = 0.0,
-        ending: str = "",
-    ) -> None:
-        """From now on let `after` of these calls pass, and then `times` of them fail with `error` (0: not fail).
+    def spoils(self, service: Service) -> None:
+        """Put a service that is not running on this disk."""
+        service.settings |= self.environment
 
-        With `half`, writes that fail do half of their work. With `deadly`, the process ends in the first of them. Each
-        takes `delay_s` longer. Only files whose names have that `ending` are meant.
-        """
+
+class Trouble(NamedTuple):
+    """What is wrong with the disk: `after` of these calls pass, and then `times` of them fail with `error`.
+
+    With `half`, writes that fail do half of their work. With `deadly`, the process ends in the first of the calls. Each
+    of them takes `delay_s` longer. Only files whose names have that `ending` are meant.
+    """
+
+    what: Calls
+    error: int = errno.EIO
+    after: int = 0
+    times: int = FOREVER
+    half: bool = False
+    deadly: bool = False
+    delay_s: float = 0.0
+    ending: str = ""
+
+
+class Lever:
+    """The memory shared with the process, by which its disk is spoiled and healed."""
+
+    def __init__(self, control: Path) -> None:
+        """Share the file."""
+        with control.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), _CONTROL.size)
+
+    def spoil(self, trouble: Trouble) -> None:
+        """Let calls fail from now on."""
         self.heal()
-        delay_us = round(delay_s * 1_000_000)
-        block = _CONTROL.pack(0, error, after, times, 0, half, deadly, delay_us, ending.encode())
-        self._control[:] = block
+        delay_us = round(trouble.delay_s * 1_000_000)
+        flags = (trouble.half, trouble.deadly, delay_us, trouble.ending.encode())
+        self._memory[:] = _CONTROL.pack(0, trouble.error, trouble.after, trouble.times, 0, *flags)
         # Last, since the process reads along.
-        self._control[:4] = struct.pack("=i", what)
+        self._memory[:4] = struct.pack("=i", trouble.what)
 
     def heal(self) -> None:
         """Let everything pass."""
-        self._control[:4] = bytes(4)
+        self._memory[:4] = bytes(4)
 
     @property
     def seen(self) -> int:
         """How many of the calls that are meant there were since `spoil`."""
-        seen: int = _CONTROL.unpack(self._control)[4]
+        seen: int = _CONTROL.unpack(self._memory)[4]
         return seen
-
-    def spoils(self, service: Service) -> None:
-        """Put a service that is not running on this disk."""
-        service.settings |= self.environment
 
 
 def library() -> Path:

@@ -1,7 +1,6 @@
 """What the service is made to do while its disk is recorded, so that a power cut can be imagined at any moment."""
 
 import asyncio
-import errno
 import json
 import random
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tests.faults.disk import FOREVER, Calls, Disk
+from tests.faults.disk import FOREVER, Calls, Disk, Trouble
 from tests.faults.judging import Promised
 from tests.faults.load import LOCAL, Load
 from tests.faults.recording import Said
@@ -113,17 +112,17 @@ async def restarts(here: Scene) -> None:
     for passed in (0, 1, 8):
         await service.start()
         await load.repeat(service.address)
-        here.disk.spoil(Calls.SYNC, after=passed, deadly=True, ending=WAL)
+        here.disk.lever.spoil(Trouble(Calls.SYNC, after=passed, deadly=True, ending=WAL))
         await load.produce(service.address)
         assert await service.wait() == -signal.SIGKILL
-        here.disk.heal()
+        here.disk.lever.heal()
     for passed, times in ((0, 1), (1, FOREVER), (8, FOREVER)):
         await service.start()
         await load.repeat(service.address)
-        here.disk.spoil(Calls.SYNC, errno.EIO, after=passed, times=times, ending=WAL)
+        here.disk.lever.spoil(Trouble(Calls.SYNC, after=passed, times=times, ending=WAL))
         await load.produce(service.address)
         assert await service.wait() == 1
-        here.disk.heal()
+        here.disk.lever.heal()
     await service.start()
     await load.repeat(service.address, known=50)
     assert await service.stop() == 0

@@ -10,6 +10,9 @@ import pytest
 def test_skips() -> None:
     pytest.skip("no browser here")
 
+def test_forbidden() -> None:
+    pytest.skip("not allowed here: mounting")
+
 @pytest.mark.skip(reason="not today")
 def test_marked() -> None: ...
 
@@ -37,11 +40,16 @@ def run(folder: Path, *, ci: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_skips_fail_in_ci(tmp_path: Path) -> None:
-    """Where CI is set a skipped test or file is a failure that names its reason; an expected failure is none."""
+    """Where CI is set a skipped test or file is a failure that names its reason; an expected failure is none.
+
+    What the machine does not allow is no failure either, but listed.
+    """
     result = run(tmp_path, ci="true")
     assert result.returncode != 0
     assert "may not be skipped where CI is set: Skipped: no browser here" in result.stdout
     assert "may not be skipped where CI is set: Skipped: could not import 'no_such_package'" in result.stdout
+    assert "1 skipped" in result.stdout
+    assert "not allowed here: mounting" in result.stdout
 
 
 def test_skips_are_listed_elsewhere(tmp_path: Path) -> None:

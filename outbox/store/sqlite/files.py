@@ -53,9 +53,14 @@ class FileLock:
             os.close(descriptor)
             msg = f"process {owner or '?'} already works with this database ({self._path} is locked)"
             raise CannotStartError(msg) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            self.release()
+            msg = f"cannot write {self._path}: {error.strerror}"
+            raise CannotStartError(msg) from error
 
     def release(self) -> None:
         """Let go of the lock; the file stays, since removing it would race with the next owner."""

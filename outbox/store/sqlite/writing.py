@@ -29,6 +29,7 @@ _CHECKPOINT_FRAMES = 1000
 _HEAD_INTERVAL_S = 1.0
 _PAGE_BYTES = 4096
 _REBUILD_PAGE = 2000
+_BEFORE_SYNC = {"SQLITE_IOERR_READ", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_TRUNCATE"}
 _PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter")
 
 _log = structlog.get_logger("store")
@@ -86,7 +87,7 @@ class SqliteStore:
             try:
                 await self._writer.run(self._checkpoint, "PASSIVE")
             except sqlite3.Error as error:
-                if _sync_failed(error):
+                if _in_doubt(error):
                     msg = f"the write-ahead log could not be moved into the database ({error}): the disk fails"
                     raise OutcomeUnknownError(msg) from error
                 # Nothing is lost: what is committed stays in the write-ahead log, and the next commit asks again.
@@ -108,6 +109,10 @@ class SqliteStore:
             _log.warning("head.not_kept", file=str(self._head_file.path), reason=error.strerror)
             return False
         return True
+
+    async def prove(self) -> None:
+        """See `Store.prove`."""
+        await self._writer.run(self._prove)
 
     async def rebuild(self) -> int:
         """See `Store.rebuild`."""
@@ -140,6 +145,7 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             batch = decide(find_facts(connection, wants))
             _write(connection, batch)
+            head = Head(batch.log[-1].seq, batch.log[-1].digest) if batch.log else read_head(connection)
         except sqlite3.Error as error:
             _roll_back(connection)
             raise translated(error) from error
@@ -148,18 +154,28 @@ class SqliteStore:
             raise
         self._end(connection)
         self._frames += _frames(batch)
-        return Head(batch.log[-1].seq, batch.log[-1].digest) if batch.log else read_head(connection)
+        return head
 
     def _end(self, connection: sqlite3.Connection) -> None:
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(connection)
-            if _sync_failed(error):
+            if _in_doubt(error):
                 # After a failed sync the kernel may drop the pages and call them clean: asking again would lie.
                 msg = f"a commit's outcome is unknown ({error}): the disk fails"
                 raise OutcomeUnknownError(msg) from error
             raise translated(error) from error
+
+    def _prove(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute(f"PRAGMA user_version = {version}")  # writes a page, even if it says what it said
+        except sqlite3.Error as error:
+            _roll_back(connection)
+            raise translated(error) from error
+        self._end(connection)
 
     def _checkpoint(self, connection: sqlite3.Connection, mode: str) -> None:
         _, frames, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -177,6 +193,9 @@ class SqliteStore:
                 folded += len(page)
                 last = page[-1][0]
                 page = _log_page(connection, last)
+        except sqlite3.Error as error:
+            _roll_back(connection)
+            raise translated(error) from error
         except BaseException:
             _roll_back(connection)
             raise
@@ -186,8 +205,10 @@ class SqliteStore:
         return folded
 
 
-def _sync_failed(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_IOERR")
+def _in_doubt(error: sqlite3.Error) -> bool:
+    """Say whether nobody knows what is on disk after `error`: a sync has failed, or something that may follow one."""
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith("SQLITE_IOERR") and name not in _BEFORE_SYNC
 
 
 def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
