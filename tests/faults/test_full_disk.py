@@ -16,7 +16,6 @@ from outbox.domain.errors import StoreRefusedError
 from outbox.domain.events import read_event
 from outbox.engine import open_engine
 from outbox.inspecting import open_inspector
-from outbox.relay.recorder import AGAIN_S
 from outbox.store.sqlite import SqliteStore
 from tests.conftest import NOT_ALLOWED
 from tests.faults.disk import Calls, Disk, Trouble
@@ -159,10 +158,10 @@ async def another_refusal(service: Service) -> None:
 
 async def test_a_full_disk_loses_nothing_and_passes(filling: Filling, receiver: Receiver) -> None:
     """Events are refused with a reason, no new attempts are made; with space again it all goes on by itself."""
-    landing = asyncio.Event()
+    landing, landing_later = asyncio.Event(), asyncio.Event()
 
     async def hang(_arrival: Arrival) -> int:
-        await landing.wait()
+        await (landing_later if landing.is_set() else landing).wait()
         return 200
 
     receiver.answer = hang
@@ -174,7 +173,8 @@ async def test_a_full_disk_loses_nothing_and_passes(filling: Filling, receiver: 
     assert_refused(await post(service, "refused"))
     landing.set()
     await another_refusal(service)
-    await asyncio.sleep(AGAIN_S / 2)  # what was in flight lands, and is refused too
+    landing_later.set()  # what was posted before the refusal
+    await another_refusal(service)
     made = len(receiver.arrivals)
     await another_refusal(service)
     await another_refusal(service)

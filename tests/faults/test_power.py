@@ -18,6 +18,16 @@ CUTS = {"first start": 90, "ingest": 150, "relay": 150, "restarts": 180}
 """How many moments of each workload the power is cut at; each in the four ways of `Loss`."""
 
 
+PLANTED = [
+    ("answers early", "first start", "got a 202 and is not there"),
+    ("syncs seldom", "ingest", "got a 202 and is not there"),
+    ("syncs seldom", "relay", "was posted, and the one before is not on record"),
+    ("keeps the head first", "ingest", "but the head file remembers record"),
+    ("trusts what it finds", "restarts", "and is not there"),
+]
+"""Bugs, the workload that brings each to light, and a fault that they lead to."""
+
+
 @pytest.fixture
 def state() -> Iterator[Path]:
     """A folder for what a cut leaves: in memory where that is possible, since nothing here need survive a cut."""
@@ -77,16 +87,7 @@ async def test_a_power_cut_at_any_moment_loses_nothing(workload: str, tmp_path: 
     assert not faults, "\n".join(faults[:20])
 
 
-@pytest.mark.parametrize(
-    ("bug", "workload", "expected"),
-    [
-        ("answers early", "first start", "got a 202 and is not there"),
-        ("syncs seldom", "ingest", "got a 202 and is not there"),
-        ("syncs seldom", "relay", "was posted, and the one before is not on record"),
-        ("keeps the head first", "ingest", "but the head file remembers record"),
-        ("trusts what it finds", "restarts", "and is not there"),
-    ],
-)
+@pytest.mark.parametrize(("bug", "workload", "expected"), PLANTED)
 async def test_the_cuts_find_a_planted_bug(bug: str, workload: str, expected: str, tmp_path: Path, state: Path) -> None:
     """A service that breaks its promises is found out by the same cuts."""
     here, recording = await recorded(workload, tmp_path, bug)

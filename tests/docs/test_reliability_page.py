@@ -1,0 +1,21 @@
+from tests.docs.pages import ROOT, rows, section
+from tests.faults import test_kill, test_power
+from tests.faults.replaying import Loss
+from tests.faults.spoiled import TROUBLES
+
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+def test_the_page_says_how_much_is_tried() -> None:
+    """The numbers on the page are those that the tests go by."""
+    moments = sum(test_power.CUTS.values())
+    assert dict(rows(section(PAGE, "## How much is tried"))) == {
+        "states that a power cut may leave": str(moments * len(Loss)),
+        "moments of the power cuts": str(moments),
+        "kills at a random moment": str(test_kill.ROUNDS + test_kill.BACKLOG_ROUNDS),
+        "kills between two named steps": str(len(test_kill.DEATHS)),
+        "troubles with the disk, each at the first call, the second, and so on until none is left to fail": str(
+            len(TROUBLES)
+        ),
+        "bugs planted into the service that the power cuts must find": str(len(test_power.PLANTED)),
+    }
