@@ -24,6 +24,8 @@ from outbox.domain.records import (
 )
 
 EVENTS_COUNTER = (0, -1)
+# Members of enumerations are hashed by Python code, which takes longer than the look-up.
+_AFTER = {(int(before), int(effect)): int(after) for (before, effect), after in TRANSITIONS.items()}
 NEVER_HELD = msgspec.msgpack.encode(())
 
 
@@ -150,13 +152,15 @@ def _queued(seq: int, record: EventAccepted, changes: Changes) -> None:
 def _attempted(record: AttemptRecorded, changes: Changes) -> None:
     if record.effect is Effect.LATE:
         return
-    before = State.WAITING if record.waiting else State.PENDING
-    after = TRANSITIONS[before, record.effect]
+    before = int(record.waiting)
+    after = _AFTER[before, int(record.effect)]
     webhook = record.webhook
-    changes.outcomes.append(Outcome(webhook, record.event, int(after), record.due_ms, record.attempt, record.charged))
-    if after is not before:
-        changes.counters[webhook, int(before)] -= 1
-        changes.counters[webhook, int(after)] += 1
+    changes.outcomes.append(
+        tuple.__new__(Outcome, (webhook, record.event, after, record.due_ms, record.attempt, record.charged))
+    )
+    if after != before:
+        changes.counters[webhook, before] -= 1
+        changes.counters[webhook, after] += 1
     if record.promoted is not None:
         event, attempts, charged = record.promoted
         due_ms = record.at_ms + record.took_ms

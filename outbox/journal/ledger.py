@@ -6,7 +6,7 @@ import secrets
 
 import msgspec
 
-from outbox.domain.deliveries import Delivery
+from outbox.domain.deliveries import Delivery, Outcome
 from outbox.domain.errors import CorruptError
 from outbox.domain.holding import Interval
 from outbox.domain.ids import event_id
@@ -48,7 +48,7 @@ class Ledger:
         self._seq, self._digest = facts.head
         self._changes = Changes()
         self._entropy: list[bytes] = []
-        self._outcomes: dict[tuple[int, int], Delivery] = {}
+        self._outcomes: dict[tuple[int, int], Outcome] = {}
         self.queues = Queues(facts.queues)
         self._batch = Batch(log=[], changes=self._changes, bodies=[], secrets=[], erased=[])
 
@@ -83,19 +83,18 @@ class Ledger:
         project(self._seq, record, self._changes)
         return self._seq
 
-    def append_attempt(self, record: AttemptRecorded, delivery: Delivery | None) -> None:
+    def append_attempt(self, record: AttemptRecorded) -> None:
         """Add an attempt, and remember what it made of its delivery, and of the one it let go."""
         made = len(self._changes.outcomes)
         self.append(record)
         for outcome in self._changes.outcomes[made:]:
-            key = outcome[:2]
-            known = delivery if outcome.event == record.event else self.delivery(*key)
-            if known is not None:
-                self._outcomes[key] = Delivery(*outcome, known.queue, known.since_ms)
+            self._outcomes[outcome[:2]] = outcome
 
     def delivery(self, webhook: int, event: int) -> Delivery | None:
         """Return a wanted delivery as it is now, with what this commit has done to it so far."""
-        return self._outcomes.get((webhook, event)) or self.facts.deliveries.get((webhook, event))
+        key = (webhook, event)
+        known, outcome = self.facts.deliveries.get(key), self._outcomes.get(key)
+        return known if known is None or outcome is None else Delivery(*outcome, known.queue, known.since_ms)
 
     def let_next_go(self, webhook: int, queue: int) -> Waiting | None:
         """Settle a queue's head; return the delivery that takes its place, if there is one."""

@@ -57,7 +57,7 @@ def _record(ledger: Ledger, outcome: Outcome) -> Effect:
         attempt = structs.replace(attempt, effect=Effect.LATE, reason="")
     elif delivery.queue is not None or delivery.state != _PENDING:
         attempt = _in_queue(ledger, attempt, delivery)
-    ledger.append_attempt(attempt, delivery)
+    ledger.append_attempt(attempt)
     if outcome.attempt.effect is Effect.SUSPEND:
         _suspend(ledger, outcome)
     return attempt.effect

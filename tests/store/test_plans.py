@@ -7,7 +7,7 @@ import pytest
 
 from outbox.domain.deliveries import State
 from outbox.store.protocol import EventFilter, Position
-from outbox.store.sqlite import facts, listing, reading
+from outbox.store.sqlite import facts, listing, reading, writing
 from outbox.store.sqlite.reading import SqliteReader, open_reader
 from tests.store.filling import START_MS, Planned, fill
 
@@ -106,6 +106,7 @@ async def _ask_everything(reader: SqliteReader, asked: list[tuple[str, int]]) ->
     await reader.bodies([3, 4])
     await reader.due(1, 2**62, 10)
     await reader.next_due(1)
+    await reader.older(1, 2**62, 2**62, (-1, -1))
     await reader.oldest_pending(1, 10)
     await reader.oldest_pending(1, ROWS)
     await reader.webhooks()
@@ -132,10 +133,30 @@ def test_lists_go_by_the_keys_they_are_made_for(plans: sqlite3.Connection) -> No
     assert "USING COVERING INDEX" in " ".join(plan(plans, listing._SINCE, 2))
 
 
-@pytest.mark.parametrize(("query", "width"), [(facts._DELIVERIES, 2), (facts._KEYS, 1)])
-def test_a_commit_finds_its_rows_by_key(plans: sqlite3.Connection, query: str, width: int) -> None:
+@pytest.mark.parametrize(
+    ("query", "width", "way"),
+    [
+        (facts._DELIVERIES, 2, "delivery USING PRIMARY KEY (webhook=? AND event=?)"),
+        (facts._KEYS, 1, "idempotency USING PRIMARY KEY (key=?)"),
+        (facts._QUEUES.format(2), 2, "INDEX delivery_head (webhook=? AND queue=?)"),
+        (facts._QUEUES.format(2), 2, "INDEX delivery_waiting (webhook=? AND queue=?)"),
+    ],
+    ids=["deliveries", "keys", "heads", "waiting"],
+)
+def test_a_commit_finds_its_rows_by_key(plans: sqlite3.Connection, query: str, width: int, way: str) -> None:
     """What a commit must know is looked up row by row."""
     marks = "(" + ",".join("?" * width) + ")"
     query = query.format(f"{marks},{marks}")
     assert scans(plans, query, 2 * width) == []
-    assert any("PRIMARY KEY" in step for step in plan(plans, query, 2 * width))
+    assert any(way in step for step in plan(plans, query, 2 * width))
+
+
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [(facts._UNSETTLED, 3), (facts._LAST_LOOKED_AT, 4), (facts._RUN_WITH_RECORDS, 4), (writing._BURY, 3)],
+    ids=["unsettled", "last", "run", "bury"],
+)
+def test_a_sweep_walks_along_the_key(plans: sqlite3.Connection, query: str, values: int) -> None:
+    """From one event to another: what it comes upon there, it needs, or passes by within bounds."""
+    assert scans(plans, query, values) == []
+    assert any("delivery USING PRIMARY KEY (webhook=? AND event>?" in step for step in plan(plans, query, values))
