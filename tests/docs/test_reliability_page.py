@@ -2,6 +2,7 @@ from tests.docs.pages import ROOT, rows, section
 from tests.faults import test_kill, test_power
 from tests.faults.replaying import Loss
 from tests.faults.spoiled import TROUBLES
+from tests.world import test_seeds
 
 PAGE = ROOT / "docs" / "reliability.md"
 
@@ -18,4 +19,5 @@ def test_the_page_says_how_much_is_tried() -> None:
             len(TROUBLES)
         ),
         "bugs planted into the service that the power cuts must find": str(len(test_power.PLANTED)),
+        "random stories in a simulated world": str(test_seeds.SEEDS),
     }

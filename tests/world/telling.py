@@ -1,0 +1,129 @@
+"""What the log says, worked out record by record from the contract's words, without the code of the projections."""
+
+from typing import TypeVar
+
+from msgspec import Struct, field
+
+from outbox.domain.deliveries import Effect, Move, State
+from outbox.domain.records import (
+    AttemptRecorded,
+    DeliveriesBuried,
+    DeliveriesMoved,
+    EventAccepted,
+    MovedDelivery,
+    Record,
+    WebhookDeleted,
+    WebhookSet,
+)
+
+_T = TypeVar("_T")
+
+
+class Account(Struct):
+    """One delivery: when it is due, its attempts in force, its state, and why it is dead if it is."""
+
+    due_ms: int
+    state: State
+    attempts: list[AttemptRecorded] = field(default_factory=list)
+    reason: str = ""
+
+    def settle(self, state: State, reason: str = "") -> None:
+        """Come to an end."""
+        self.state, self.reason = state, reason
+
+
+class Told(Struct):
+    """Everything that the log says. `punctual` says that no clock was set back while it was written."""
+
+    punctual: bool
+    events: dict[int, EventAccepted] = field(default_factory=dict)
+    accounts: dict[tuple[int, int], Account] = field(default_factory=dict)
+    webhooks: dict[int, WebhookSet] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def follow(self, seq: int, record: Record) -> None:
+        """Take in the next record."""
+        problems: list[str] = []
+        match record:
+            case WebhookSet():
+                self.webhooks[record.webhook or seq] = record
+            case WebhookDeleted():
+                del self.webhooks[record.webhook]
+            case EventAccepted():
+                problems = self._accepted(seq, record)
+            case AttemptRecorded():
+                problems = self._attempted(record)
+            case DeliveriesBuried():
+                self._buried(record)
+            case DeliveriesMoved():
+                problems = [problem for row in record.rows for problem in self._moved(record, row)]
+            case _:
+                pass
+        self.problems += [f"record {seq}: {problem}" for problem in problems]
+
+    def _accepted(self, seq: int, record: EventAccepted) -> list[str]:
+        self.events[seq] = record
+        waits = {webhook: waits for webhook, _, waits in record.queued}
+        for webhook in record.targets:
+            state = State.WAITING if waits.get(webhook) else State.PENDING
+            self.accounts[webhook, seq] = Account(record.at_ms, state)
+        wanted = {
+            number
+            for number, webhook in self.webhooks.items()
+            if webhook.settings.enabled
+            and (not webhook.settings.events or record.kind in webhook.settings.events)
+            and (webhook.scope == "global" or webhook.instance == record.instance)
+        }
+        queued = {number for number in wanted if self.webhooks[number].settings.order != "none"}
+        return [
+            *_unlike("the event is for webhooks", wanted, set(record.targets)),
+            *_unlike("the event stands in queues of webhooks", queued, set(waits)),
+        ]
+
+    def _attempted(self, record: AttemptRecorded) -> list[str]:
+        account = self.accounts[record.webhook, record.event]
+        what = f"attempt {record.attempt} of event {record.event}"
+        next_one = not account.state.settled and record.attempt == len(account.attempts) + 1
+        if record.effect is Effect.LATE:
+            return [f"{what} came late, though it is the next one"] if next_one else []
+        problems = _unlike(
+            f"{what} is of a delivery", State.WAITING if record.waiting else State.PENDING, account.state
+        )
+        if not next_one:
+            problems.append(f"{what} follows {len(account.attempts)} others")
+        if self.punctual and record.at_ms < account.due_ms:
+            problems.append(f"{what} is made {account.due_ms - record.at_ms} ms before it is due")
+        account.attempts.append(record)
+        account.due_ms = record.due_ms
+        if record.effect is Effect.ACKNOWLEDGE:
+            account.settle(State.ACKNOWLEDGED)
+        elif record.effect is Effect.BURY:
+            account.settle(State.DEAD, record.reason)
+        if record.promoted is not None:
+            problems += self._promoted(record.webhook, record.promoted[0], record.at_ms + record.took_ms)
+        return problems
+
+    def _promoted(self, webhook: int, event: int, due_ms: int) -> list[str]:
+        account = self.accounts[webhook, event]
+        problems = _unlike(f"the promoted event {event} is", State.WAITING, account.state)
+        account.state, account.due_ms = State.PENDING, due_ms
+        return problems
+
+    def _buried(self, record: DeliveriesBuried) -> None:
+        for (webhook, event), account in self.accounts.items():
+            if webhook == record.webhook and record.first <= event <= record.last and not account.state.settled:
+                account.settle(State.DEAD, record.reason)
+
+    def _moved(self, record: DeliveriesMoved, row: MovedDelivery) -> list[str]:
+        known = self.accounts.get((record.webhook, row.event))
+        problems = _unlike(f"the moved event {row.event} was", row.before, known.state if known else None)
+        account = known or Account(row.due_ms, row.state)
+        account.due_ms, account.state = row.due_ms, row.state
+        if record.move is Move.EXPIRE and row.state is State.DEAD:
+            account.reason = record.reason
+        self.accounts[record.webhook, row.event] = account
+        return problems
+
+
+def _unlike(what: str, expected: _T, found: _T) -> list[str]:
+    return [] if expected == found else [f"{what} {expected!r}, and the log says {found!r}"]
