@@ -1,0 +1,265 @@
+"""What a store should hold, worked out in the plainest way: dictionaries, gone through from end to end each time.
+
+It knows no commit, no chunk but where a command says so, no index and no fact: whatever those make wrong shows in a
+comparison with it.
+"""
+
+from dataclasses import dataclass, field
+
+from outbox.domain.deliveries import Delivery, Effect
+from outbox.domain.holding import Interval, held_after
+from outbox.domain.webhooks import Order
+from tests.store.books import ACKNOWLEDGED, DEAD, PENDING, WAITING, an_event
+
+TOOK_MS = 5
+RETRY_MS = 1000
+START = -(2**63)
+QUEUEING, PROMOTING = 1, 2
+
+
+@dataclass
+class Hook:
+    """A webhook, and how far the change of its order has come."""
+
+    number: int
+    instance: str
+    name: str
+    created_ms: int
+    enabled: bool = True
+    order: Order = "none"
+    revision: int = 0
+    deleted_ms: int | None = None
+    suspended_ms: int = 0
+    opened_ms: int = 0
+    held: tuple[Interval, ...] = ()
+    phase: int = 0
+    position: int = 0
+    until: int = 0
+    buried: int = 0
+
+    def key(self, chat: str) -> int | None:
+        """Return the key of the queue that an event of a chat stands in."""
+        if self.order == "none":
+            return None
+        return an_event(self.instance, chat if self.order == "chat" else "").ordering_key
+
+
+@dataclass
+class Row:
+    """A delivery."""
+
+    state: int
+    due_ms: int
+    queue: int | None
+    since_ms: int
+    attempts: int = 0
+    charged: int = 0
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether it has not come to its end."""
+        return self.state in {PENDING, WAITING}
+
+
+@dataclass
+class Model:
+    """Everything that is stored. `seq` counts the records."""
+
+    chunk: int
+    seq: int = 0
+    now_ms: int = 0
+    hooks: dict[int, Hook] = field(default_factory=dict)
+    events: dict[int, tuple[str, str]] = field(default_factory=dict)
+    rows: dict[tuple[int, int], Row] = field(default_factory=dict)
+    keys: dict[str, tuple[int, int, object]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------------------------------------------- webhooks
+
+    def live(self) -> list[Hook]:
+        """Return the webhooks that are not deleted."""
+        return [hook for hook in self.hooks.values() if hook.deleted_ms is None]
+
+    def find(self, instance: str, name: str) -> Hook | None:
+        """Return the live webhook of that instance and name."""
+        return next((hook for hook in self.live() if (hook.instance, hook.name) == (instance, name)), None)
+
+    def set(self, instance: str, name: str, order: Order, *, enabled: bool) -> None:
+        """Set a webhook."""
+        self.seq += 1
+        hook = self.find(instance, name)
+        if hook is None:
+            hook = self.hooks[self.seq] = Hook(self.seq, instance, name, self.now_ms, order=order)
+        elif hook.order != order:
+            hook.phase, hook.position, hook.until = QUEUEING, 0, self.seq
+        hook.enabled, hook.order, hook.revision, hook.suspended_ms = enabled, order, self.seq, 0
+        hook.held = held_after(hook.held, self.now_ms, holding=not enabled)
+
+    def delete(self, hook: Hook) -> None:
+        """Delete a webhook."""
+        self.seq += 1
+        hook.deleted_ms = self.now_ms
+
+    def bury(self, hook: Hook) -> None:
+        """Bury the next chunk of what a deleted webhook has left."""
+        run = [event for number, event in sorted(self.rows) if number == hook.number and event > hook.buried]
+        dying = [row for event in run[: self.chunk] if (row := self.rows[hook.number, event]).unsettled]
+        for row in dying:
+            row.state = DEAD
+        self.seq += bool(dying)
+        hook.buried = run[: self.chunk][-1] if run else 1 << 62
+
+    def move_breaker(self, hook: Hook, *, opened: bool) -> bool:
+        """Open or close a breaker; say whether that was news."""
+        if hook.deleted_ms is not None or (hook.opened_ms > 0) == opened:
+            return False
+        self.seq += 1
+        hook.opened_ms = self.now_ms if opened else 0
+        return True
+
+    def forget(self) -> None:
+        """Forget what is not stored, as a restart does."""
+        for hook in self.hooks.values():
+            hook.revision = 0
+
+    # --------------------------------------------------------------------------------------------------------- events
+
+    def accept(self, instance: str, chats: list[str], key: str = "", window_ms: int = 0) -> int | str:
+        """Accept events, one or a batch; return the first's seq, or what became of a key that is known."""
+        request = (instance, tuple(chats))
+        if key and key in self.keys and self.keys[key][1] + window_ms > self.now_ms:
+            return self.keys[key][0] if self.keys[key][2] == request else "conflict"
+        first = self.seq + 1
+        if key:
+            self.keys[key] = (first, self.now_ms, request)
+        for chat in chats:
+            self.seq += 1
+            self.events[self.seq] = (instance, chat)
+            for hook in self.live():
+                if hook.enabled and hook.instance == instance:
+                    self._add(hook, chat)
+        return first
+
+    def _add(self, hook: Hook, chat: str) -> None:
+        queue = hook.key(chat)
+        waits = queue is not None and (hook.phase == QUEUEING or bool(self.queue(hook.number, queue)))
+        self.rows[hook.number, self.seq] = Row(WAITING if waits else PENDING, self.now_ms, queue, self.now_ms)
+
+    def queue(self, number: int, queue: int) -> list[int]:
+        """Return the unsettled events of a queue, in order."""
+        return [
+            event
+            for (webhook, event), row in sorted(self.rows.items())
+            if webhook == number and row.queue == queue and row.unsettled
+        ]
+
+    # ------------------------------------------------------------------------------------------------------- attempts
+
+    def attempt(self, number: int, event: int, attempt: int, effect: Effect, revision: int) -> Effect:
+        """Record an attempt; return the effect it really had."""
+        self.seq += 1
+        row = self.rows.get((number, event))
+        had = effect
+        if row is None or not row.unsettled or row.attempts != attempt - 1:
+            had = Effect.LATE
+        else:
+            row.attempts, row.charged, row.due_ms = attempt, attempt, self.now_ms + RETRY_MS
+            if effect in {Effect.ACKNOWLEDGE, Effect.BURY}:
+                self._settle(number, row, ACKNOWLEDGED if effect is Effect.ACKNOWLEDGE else DEAD, TOOK_MS)
+        hook = self.hooks.get(number)
+        if effect is Effect.SUSPEND and hook and hook.deleted_ms is None and not hook.suspended_ms:
+            self._suspend(hook, revision)
+        return had
+
+    def _settle(self, number: int, row: Row, state: int, later_ms: int) -> int | None:
+        """Settle a delivery; return the event of the one that is let go, if there is one."""
+        was, row.state = row.state, state
+        hook = self.hooks[number]
+        if was != PENDING or row.queue is None or (hook.deleted_ms is None and hook.phase == QUEUEING):
+            return None
+        following = self.queue(number, row.queue)
+        if not following:
+            return None
+        freed = self.rows[number, following[0]]
+        freed.state, freed.due_ms = PENDING, self.now_ms + later_ms
+        return following[0]
+
+    def _suspend(self, hook: Hook, revision: int) -> None:
+        if hook.revision == revision:
+            self.seq += 1
+            hook.suspended_ms = self.now_ms + TOOK_MS
+            hook.held = held_after(hook.held, hook.suspended_ms, holding=True)
+
+    def expire(self, number: int, events: list[int], cutoff_ms: int) -> int:
+        """Expire what is too old and pending as the command begins; return how many."""
+        old = [
+            event
+            for event in dict.fromkeys(events)
+            if (row := self.rows.get((number, event))) and row.state == PENDING and row.since_ms <= cutoff_ms
+        ]
+        for event in old:
+            self._settle(number, self.rows[number, event], DEAD, 0)
+        self.seq += bool(old)
+        return len(old)
+
+    # ----------------------------------------------------------------------------------------------------- conversion
+
+    def convert(self, hook: Hook) -> bool:
+        """Convert the next chunk; say whether there is more."""
+        if hook.deleted_ms is not None or not hook.phase:
+            return False
+        moved = self._enqueue(hook) if hook.phase == QUEUEING else self._promote(hook)
+        self.seq += 1 + bool(moved)
+        if not hook.phase:
+            hook.position = hook.until = 0
+        return hook.phase > 0
+
+    def _enqueue(self, hook: Hook) -> int:
+        run = [
+            event
+            for (number, event), row in sorted(self.rows.items())
+            if number == hook.number and row.unsettled and hook.position < event < hook.until
+        ]
+        for event in run[: self.chunk]:
+            row = self.rows[hook.number, event]
+            row.queue = hook.key(self.events[event][1])
+            row.state = PENDING if row.queue is None else WAITING
+        if len(run) >= self.chunk:
+            hook.position = run[self.chunk - 1]
+        elif hook.order == "none":
+            hook.phase = 0
+        else:
+            hook.phase, hook.position = PROMOTING, START
+        return len(run)
+
+    def _promote(self, hook: Hook) -> int:
+        keys = sorted({row.queue for (number, _), row in self.rows.items() if number == hook.number and row.queue})
+        headless = [
+            key
+            for key in keys
+            if key >= hook.position
+            and (members := [self.rows[hook.number, event] for event in self.queue(hook.number, key)])
+            and all(row.state == WAITING for row in members)
+        ]
+        for key in headless[: self.chunk]:
+            self.rows[hook.number, self.queue(hook.number, key)[0]].state = PENDING
+        if len(headless) >= self.chunk:
+            hook.position = headless[self.chunk - 1]
+        else:
+            hook.phase = 0
+        return len(headless)
+
+    # -------------------------------------------------------------------------------------------------------- looking
+
+    def deliveries(self) -> list[Delivery]:
+        """Return all deliveries, as the table has them."""
+        return [
+            Delivery(number, event, row.state, row.due_ms, row.attempts, row.charged, row.queue, row.since_ms)
+            for (number, event), row in sorted(self.rows.items())
+        ]
+
+    def counters(self) -> dict[tuple[int, int], int]:
+        """Return how many deliveries are in each state, and how many events there are."""
+        counted = {(0, -1): len(self.events)} if self.events else {}
+        for (number, _), row in self.rows.items():
+            counted[number, row.state] = counted.get((number, row.state), 0) + 1
+        return counted
