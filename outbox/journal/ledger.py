@@ -101,7 +101,12 @@ class Ledger:
         known = self.webhooks.get(webhook)
         if known is not None and known.conversion.queueing:
             return None  # the conversion lets the first one go once all of them are in the queue
-        return self.queues.settle_head(webhook, queue)
+        following = self.queues.settle_head(webhook, queue)
+        if following is None:
+            return None
+        # An attempt of it, in flight since before it had to wait, may have ended in this very commit.
+        outcome = self._outcomes.get((webhook, following.event))
+        return following._replace(attempts=outcome.attempts, charged=outcome.charged) if outcome else following
 
     def add_body(self, event: int, body: bytes) -> None:
         """Add the body of the event with that seq."""

@@ -24,15 +24,15 @@ from outbox.journal.accepting import Accept, AcceptBatch, Accepted, Key
 from outbox.journal.commands import Command
 from outbox.journal.setting import DeleteWebhook
 from outbox.journal.sweeping import Bury, Convert, Expire
-from tests.store.books import START_MS, Books, an_event
+from tests.store.books import DEAD, PENDING, START_MS, WAITING, Books, an_event
 from tests.store.model import Hook, Model
 
 CHUNK = 2
 WINDOW_MS = 4000
-INSTANCES = st.sampled_from(["shop", "mall"])
-CHATS = st.sampled_from(["a", "a", "b", ""])
+INSTANCES = st.sampled_from(["shop", "shop", "shop", "mall"])
+CHATS = st.sampled_from(["a", "a", "a", "b", ""])
 ORDERS: st.SearchStrategy[Order] = st.sampled_from(["chat", "chat", "instance", "none"])
-EFFECTS = st.sampled_from([effect for effect in Effect if effect is not Effect.LATE])
+EFFECTS = st.sampled_from([Effect.ACKNOWLEDGE] * 4 + [Effect.BURY, Effect.BURY, Effect.RETRY, Effect.SUSPEND])
 OFTEN = st.sampled_from([True, True, True, False])
 
 
@@ -73,9 +73,10 @@ class Journaling(RuleBasedStateMachine):
 
     @initialize(orders=st.tuples(ORDERS, ORDERS))
     def begin(self, orders: tuple[Order, Order]) -> None:
-        """Begin with a webhook for each instance: nothing happens without."""
+        """Begin with a webhook for each instance, and some events: nothing happens without."""
         self.set_webhook("shop", "", orders[0], enabled=True)
         self.set_webhook("mall", "", orders[1], enabled=True)
+        self.accept_batch("shop", ["a", "b", "a", "", "c", "a"], "")
 
     @rule(instance=INSTANCES, name=st.sampled_from(["", "", "b"]), order=ORDERS, enabled=OFTEN)
     def set_webhook(self, instance: str, name: str, order: Order, *, enabled: bool) -> None:
@@ -86,6 +87,14 @@ class Journaling(RuleBasedStateMachine):
         hook = self.model.find(instance, name)
         assert hook is not None
         assert webhook.number == hook.number
+
+    @rule(data=st.data(), order=ORDERS, steps=st.integers(0, 4))
+    def change_order(self, data: st.DataObject, order: Order, steps: int) -> None:
+        """Change the order of a webhook that is there, and begin to convert it."""
+        hook = self.hook(data)
+        self.set_webhook(hook.instance, hook.name, order, enabled=hook.enabled)
+        for _ in range(steps if hook.phase else 0):
+            self._convert(hook)
 
     @precondition(lambda self: len(self.model.live()) > 1)
     @rule(data=st.data())
@@ -113,7 +122,7 @@ class Journaling(RuleBasedStateMachine):
 
     # --------------------------------------------------------------------------------------------- events and attempts
 
-    @rule(instance=INSTANCES, chats=st.lists(CHATS, min_size=1, max_size=5), key=st.sampled_from(["", "", "k", "l"]))
+    @rule(instance=INSTANCES, chats=st.lists(CHATS, min_size=1, max_size=6), key=st.sampled_from(["", "", "k", "l"]))
     def accept_batch(self, instance: str, chats: list[str], key: str) -> None:
         """Accept a batch, with a key or without."""
         events = [an_event(instance, chat) for chat in chats]
@@ -127,10 +136,10 @@ class Journaling(RuleBasedStateMachine):
             assert answer[0] == expected
             assert len(answer[1]) == (len(chats) if self.model.seq > before else 0)
 
-    @rule(data=st.data(), count=st.integers(1, 6))
-    def meet(self, data: st.DataObject, count: int) -> None:
+    @rule(data=st.data(), kinds=st.lists(st.sampled_from("aAA"), min_size=1, max_size=8))
+    def meet(self, data: st.DataObject, kinds: list[str]) -> None:
         """Accept events and record attempts, all in one commit, in any order."""
-        pairs = [self._accept(data) if data.draw(st.booleans()) else self._attempt(data) for _ in range(count)]
+        pairs = [self._accept(data) if kind == "a" else self._attempt(data) for kind in kinds]
         for answer, (_, check) in zip(self.do(*[command for command, _ in pairs]), pairs, strict=True):
             check(answer)
 
@@ -152,11 +161,12 @@ class Journaling(RuleBasedStateMachine):
         return Accept(event, self.books.now_ms, known), check
 
     def _attempt(self, data: st.DataObject) -> tuple[Command[Any], Any]:
-        """Draw an attempt of any delivery, mostly the next one of one that is not settled."""
-        pairs = [pair for pair, row in self.model.rows.items() if row.unsettled] if data.draw(OFTEN) else []
-        number, event = data.draw(st.sampled_from(pairs or [*self.model.rows, (1, 999)]), label="delivery")
+        """Draw an attempt of any delivery, mostly the next one of one that is pending."""
+        latest = data.draw(st.sampled_from([PENDING, PENDING, PENDING, WAITING, DEAD]), label="latest state")
+        pairs = [pair for pair, row in self.model.rows.items() if row.state <= latest]
+        number, event = data.draw(st.sampled_from(pairs or [(1, 999)]), label="delivery")
         row, hook = self.model.rows.get((number, event)), self.model.hooks[number]
-        attempt = (row.attempts if row else 0) + data.draw(st.sampled_from([1, 1, 1, 1, 1, 0, 2]), label="attempt")
+        attempt = (row.attempts if row else 0) + data.draw(st.sampled_from([1] * 10 + [0, 2]), label="attempt")
         effect = data.draw(EFFECTS, label="effect")
         revision = hook.revision if data.draw(OFTEN) else hook.revision - 1
 
@@ -179,13 +189,18 @@ class Journaling(RuleBasedStateMachine):
     # ------------------------------------------------------------------------------------------------------ everything
 
     @precondition(lambda self: any(hook.phase for hook in self.model.live()))
-    @rule(data=st.data(), chunks=st.integers(1, 3))
-    def convert(self, data: st.DataObject, chunks: int) -> None:
-        """Convert some chunks of a webhook whose order was changed."""
+    @rule(data=st.data(), chunks=st.integers(1, 3), to_the_end=st.booleans())
+    def convert(self, data: st.DataObject, chunks: int, to_the_end: bool) -> None:  # noqa: FBT001 - see move_breaker
+        """Convert some chunks of a webhook whose order was changed, or all that is left."""
         numbers = [hook.number for hook in self.model.live() if hook.phase]
         hook = self.model.hooks[data.draw(st.sampled_from(numbers), label="webhook")]
-        for _ in range(chunks):
-            assert self.do(Convert(hook.number, self.books.now_ms)) == [self.model.convert(hook)]
+        while chunks and (not to_the_end or hook.phase):
+            self._convert(hook)
+            chunks -= not to_the_end
+
+    def _convert(self, hook: Hook) -> None:
+        assert self.do(Convert(hook.number, self.books.now_ms)) == [self.model.convert(hook)]
+        self.all_is_as_in_the_model()
 
     @rule(step_ms=st.sampled_from([1, 500, 2000, 10_000, -700]))
     def wait(self, step_ms: int) -> None:
@@ -266,7 +281,7 @@ TestJournaling.settings = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=60,
+    max_examples=110,
     stateful_step_count=40,
     suppress_health_check=list(HealthCheck),
 )

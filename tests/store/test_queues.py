@@ -191,6 +191,15 @@ async def test_two_attempts_of_a_head_in_one_commit(books: Books) -> None:
     assert books.delivery(webhook, first).attempts == 2
 
 
+async def test_one_that_waits_is_let_go_with_the_attempts_that_were_made(books: Books) -> None:
+    """Also with one that ended in the same commit: it was in flight when its delivery was put behind another."""
+    webhook = await books.set("shop", order="chat")
+    first, second = await books.accept("shop", "a", "a")
+    await books.do(books.outcome(webhook, second, Effect.RETRY), books.outcome(webhook, first, Effect.ACKNOWLEDGE))
+    assert books.delivery(webhook, second)[2:6] == (PENDING, books.now_ms + 5, 1, 1)
+    assert await books.record(webhook, second, Effect.ACKNOWLEDGE, attempt=2) is Effect.ACKNOWLEDGE
+
+
 async def test_heads_of_a_disabled_webhook_move_on(books: Books) -> None:
     """What was in flight when it was disabled is recorded, and the queue behind it with it."""
     webhook = await books.set("shop", order="chat")
