@@ -281,7 +281,7 @@ TestJournaling.settings = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=110,
+    max_examples=30,
     stateful_step_count=40,
     suppress_health_check=list(HealthCheck),
 )
