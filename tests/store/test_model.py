@@ -274,6 +274,7 @@ def request_of(instance: str, chats: list[str]) -> bytes:
 def chunks_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every sweep take many chunks."""
     monkeypatch.setattr(sweeping, "CHUNK", CHUNK)
+    monkeypatch.setattr(sweeping, "ROWS_CHUNK", CHUNK)
 
 
 TestJournaling = Journaling.TestCase
@@ -281,7 +282,7 @@ TestJournaling.settings = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=30,
+    max_examples=40,
     stateful_step_count=40,
     suppress_health_check=list(HealthCheck),
 )
