@@ -19,13 +19,13 @@ CUTS = {"first start": 90, "ingest": 150, "relay": 150, "restarts": 180}
 
 
 PLANTED = [
-    ("answers early", "first start", "got a 202 and is not there"),
-    ("syncs seldom", "ingest", "got a 202 and is not there"),
-    ("syncs seldom", "relay", "was posted, and the one before is not on record"),
-    ("keeps the head first", "ingest", "but the head file remembers record"),
-    ("trusts what it finds", "restarts", "and is not there"),
+    ("answers early", "first start", ["got a 202 and is not there"]),
+    ("syncs seldom", "ingest", ["got a 202 and is not there"]),
+    ("syncs seldom", "relay", ["and the one before is not on record", "an earlier one of its chat is not settled"]),
+    ("keeps the head first", "ingest", ["but the head file remembers record"]),
+    ("trusts what it finds", "restarts", ["and is not there"]),
 ]
-"""Bugs, the workload that brings each to light, and a fault that they lead to."""
+"""Bugs, the workload that brings each to light, and faults that they lead to."""
 
 
 @pytest.fixture
@@ -88,7 +88,13 @@ async def test_a_power_cut_at_any_moment_loses_nothing(workload: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("bug", "workload", "expected"), PLANTED)
-async def test_the_cuts_find_a_planted_bug(bug: str, workload: str, expected: str, tmp_path: Path, state: Path) -> None:
+async def test_the_cuts_find_a_planted_bug(
+    bug: str, workload: str, expected: list[str], tmp_path: Path, state: Path
+) -> None:
     """A service that breaks its promises is found out by the same cuts."""
     here, recording = await recorded(workload, tmp_path, bug)
-    assert any(expected in fault for fault in faults_of_cuts(here, recording, CUTS[workload], state))
+    for fault in faults_of_cuts(here, recording, CUTS[workload], state):
+        expected = [words for words in expected if words not in fault]
+        if not expected:
+            return
+    assert not expected

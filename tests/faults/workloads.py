@@ -33,12 +33,12 @@ class Scene(Struct):
 
     def promised(self, said: list[Said]) -> Promised:
         """Return what was promised to those to whom this was said."""
-        return Promised(said, {"/1": 1, "/2": 2}, self.keys)
+        return Promised(said, {"/1": 1, "/2": 2}, frozenset({2}), self.keys)
 
     async def set_webhooks(self) -> None:
-        """Set the two webhooks."""
+        """Set the two webhooks, the second of which wants the events of each chat in order."""
         await self.service.set_webhook(LOCAL, f"{self.receiver.url}/1")
-        await self.service.set_webhook(OTHER, f"{self.receiver.url}/2")
+        await self.service.set_webhook(OTHER, f"{self.receiver.url}/2", order="chat")
 
 
 Workload = Callable[[Scene], Awaitable[None]]
@@ -132,7 +132,8 @@ async def restarts(here: Scene) -> None:
 
 async def _post(here: Scene, count: int) -> None:
     for _ in range(count):
-        here.heard.add(await here.service.accept(data={"filling": "x" * here.rng.choice((10, 300, 5000))}))
+        data = {"key": {"remoteJid": here.rng.choice("abcdef")}, "filling": "x" * here.rng.choice((10, 300, 5000))}
+        here.heard.add(await here.service.accept(data=data))
 
 
 async def _post_batches(here: Scene, count: int) -> None:
