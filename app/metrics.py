@@ -140,4 +140,9 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
         "Bytes that may wait before events are refused.",
         reading.vitals.queue_limit_bytes,
     )
+    yield GaugeMetricFamily(
+        "outbox_wal_bytes",
+        "Bytes of the write-ahead log that are not in the database file yet.",
+        reading.vitals.unmoved_bytes,
+    )
     yield GaugeMetricFamily("outbox_ready", "1: events are taken in; 0: they are not.", int(reading.ready))

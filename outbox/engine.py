@@ -77,11 +77,13 @@ class AcceptedBatch(Struct, frozen=True):
 class Vitals(Struct, frozen=True):
     """What only the running engine knows: the journal's queue, and what happened since the start.
 
-    `attempts` are counted by webhook's number and effect, deliveries that became too old by webhook's number.
+    `unmoved_bytes` are about how much of the write-ahead log is not in the database file yet. `attempts` are counted by
+    webhook's number and effect, deliveries that became too old by webhook's number.
     """
 
     queue_bytes: int
     queue_limit_bytes: int
+    unmoved_bytes: int
     attempts: Mapping[tuple[int, Effect], int]
     expired: Mapping[int, int]
 
@@ -122,10 +124,20 @@ class Engine:
         return [trouble for trouble in (self._journal.trouble,) if trouble]
 
     @property
+    def warnings(self) -> list[str]:
+        """What will be trouble if nobody does anything about it; nothing when all is well."""
+        return [warning for warning in (self._store.warning,) if warning]
+
+    @property
     def vitals(self) -> Vitals:
         """How the engine is at this moment."""
-        relay = self._relay
-        return Vitals(self._journal.queued_bytes, self._config.queue_bytes, relay.effects, relay.expired)
+        return Vitals(
+            queue_bytes=self._journal.queued_bytes,
+            queue_limit_bytes=self._config.queue_bytes,
+            unmoved_bytes=self._store.unmoved_bytes,
+            attempts=self._relay.effects,
+            expired=self._relay.expired,
+        )
 
     @property
     def sweeping(self) -> bool:

@@ -17,7 +17,11 @@ async def live() -> dict[str, str]:
 
 @get("/health/ready", opt=describe(public=True, answers=_ANSWERS))
 async def ready(engine: Engine) -> Response[_Reasons]:
-    """Say whether events are taken in and delivered, and if not, why: 503 with the reasons."""
+    """Say whether events are taken in and delivered, and if not, why: 503 with the reasons.
+
+    Warnings are about what will be trouble if nobody does anything about it.
+    """
     reasons = engine.troubles
-    body: _Reasons = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+    status = "not ready" if reasons else "ready"
+    body: _Reasons = {"status": status, "reasons": reasons, "warnings": engine.warnings}
     return Response(body, status_code=503 if reasons else 200)

@@ -273,6 +273,14 @@ class Store(Protocol):
         Raises StoreRefusedError when nothing was stored, OutcomeUnknownError when that is not known, CorruptError.
         """
 
+    @property
+    def unmoved_bytes(self) -> int:
+        """About how much is committed and not in its final place."""
+
+    @property
+    def warning(self) -> str:
+        """What will be trouble if nobody does anything about it; nothing, if all is well."""
+
     async def prove(self) -> None:
         """Write and sync something that changes nothing. Raises what `commit` raises."""
 

@@ -1,6 +1,7 @@
 """The service with a short write-ahead log, and with a bug planted (FAULT_BUG, if any) that a harness must notice.
 
 The log is moved into the database every 150 pages or so instead of every thousand: a small recording has much of that.
+It counts as large at two megabytes.
 """
 
 import os
@@ -9,12 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.__main__ import main
-from outbox.store.sqlite import connections, writing
+from outbox.store.sqlite import checkpoints, connections
 from outbox.store.sqlite.reading import read_head
 from outbox.store.sqlite.writing import SqliteStore
 from tests.faults import answers_early
 
 CHECKPOINT_FRAMES = 150
+LARGE_BYTES = 2 * 1024 * 1024
 
 
 def sync_seldom() -> None:
@@ -62,6 +64,7 @@ BUGS: Mapping[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    writing._CHECKPOINT_FRAMES = CHECKPOINT_FRAMES
+    checkpoints.FRAMES = CHECKPOINT_FRAMES
+    checkpoints.LARGE_BYTES = LARGE_BYTES
     BUGS[os.environ.get("FAULT_BUG", "")]()
     main()

@@ -28,7 +28,7 @@ from outbox.engine import Engine, open_engine
 from outbox.inspecting import open_inspector
 from outbox.journal import writer
 from outbox.relay import loop, recorder
-from outbox.store.sqlite import writing
+from outbox.store.sqlite import checkpoints, writing
 from tests.faults.disk import FOREVER, Calls, Lever, Trouble
 from tests.receiver import Receiver
 
@@ -219,7 +219,7 @@ async def run(what: str, trouble: Trouble) -> Findings:
 if __name__ == "__main__":
     # All that is made to wait is made to wait less, and the write-ahead log is moved after every commit, or left to a
     # start.
-    writing._CHECKPOINT_FRAMES = 1 if sys.argv[1] == "work" else 1000
+    checkpoints.FRAMES = 1 if sys.argv[1] == "work" else 1000
     writing._HEAD_INTERVAL_S = 0.02
     recorder.AGAIN_S = loop.RESTART_S = writer.PROVE_S = 0.02
     with Path(os.devnull).open("w") as nowhere:

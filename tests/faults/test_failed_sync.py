@@ -52,7 +52,10 @@ async def test_a_failed_sync_of_a_commit_stops_the_service(times: int, disk: Dis
         known = {key: (await post(service, key)).json()["id"] for key in KEYS[:4]}
         await service.wait_until_settled()
         disk.lever.spoil(Trouble(Calls.SYNC, times=times, ending="-wal"))
-        replies = await asyncio.gather(*(post(service, key) for key in KEYS[4:]))
+        # Who comes too late to be answered finds nobody there.
+        found = await asyncio.gather(*(post(service, key) for key in KEYS[4:]), return_exceptions=True)
+        replies = [reply for reply in found if not isinstance(reply, BaseException)]
+        assert all(isinstance(reply, Reply | aiohttp.ClientError) for reply in found)
         assert {reply.status for reply in replies} == {503}
         assert all(int(reply.headers["retry-after"]) > 0 for reply in replies)
         assert any("outcome is unknown" in reply.json()["detail"] for reply in replies)
@@ -89,3 +92,20 @@ async def test_a_failed_sync_of_the_database_stops_the_service(disk: Disk) -> No
     assert len(ids) > 5
     assert stats["events"] >= len(ids)
     assert {arrival.webhook_id for arrival in receiver.arrivals} >= set(ids)
+
+
+async def test_a_failed_sync_of_a_rebuild_stops_the_service(disk: Disk) -> None:
+    """Nobody commits anything then, and it must stop all the same."""
+    async with Receiver() as receiver:
+        service = service_on(disk, receiver)
+        await service.start()
+        for key in KEYS:
+            await post(service, key)
+        await service.wait_until_settled()
+        disk.lever.spoil(Trouble(Calls.SYNC, ending="-wal"))
+        assert (await service.request("POST", "/maintenance/rebuild")).status == 503
+        assert_stopped_with_a_reason(service, await service.wait())
+        disk.lever.heal()
+        await service.start()
+        assert await service.stop() == 0
+        assert (await service.verify())["events"] == len(KEYS)

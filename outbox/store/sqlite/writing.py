@@ -11,6 +11,7 @@ from outbox.domain.projecting import Changes, project, stands_alone
 from outbox.domain.records import decode
 from outbox.folders import make_folder
 from outbox.store.protocol import Batch, Decide, Head, Wants
+from outbox.store.sqlite.checkpoints import FRAMES, Checkpoints, in_doubt
 from outbox.store.sqlite.connections import (
     Hopper,
     Opener,
@@ -25,11 +26,9 @@ from outbox.store.sqlite.facts import find_facts
 from outbox.store.sqlite.files import FileLock, HeadFile
 from outbox.store.sqlite.reading import SqliteReader, open_reader, read_head
 
-_CHECKPOINT_FRAMES = 1000
 _HEAD_INTERVAL_S = 1.0
 _PAGE_BYTES = 4096
 _REBUILD_PAGE = 2000
-_BEFORE_SYNC = {"SQLITE_IOERR_READ", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_TRUNCATE"}
 _PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter")
 
 _log = structlog.get_logger("store")
@@ -60,38 +59,33 @@ class SqliteStore:
         self._opener = opener
         self._writer = writer
         self._lock = lock
-        self._frames = 0
+        self._checkpoints = Checkpoints(writer)
         self._head = Head()
         self._head_file = HeadFile(path)
         self._head_moved = anyio.Event()
-        self._checkpoint_due = anyio.Event()
 
     async def commit(self, wants: Wants, decide: Decide) -> Head:
         """See `Store.commit`."""
         self._head = await self._writer.run(self._commit, wants, decide)
         self._head_moved.set()
-        if self._frames >= _CHECKPOINT_FRAMES:
-            self._checkpoint_due.set()
+        self._checkpoints.look()
         return self._head
+
+    @property
+    def unmoved_bytes(self) -> int:
+        """See `Store.unmoved_bytes`."""
+        return self._checkpoints.unmoved_bytes
+
+    @property
+    def warning(self) -> str:
+        """See `Store.warning`."""
+        return self._checkpoints.warning
 
     async def run(self) -> None:
         """See `Store.run`."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._checkpoint_when_due)
+            tasks.start_soon(self._checkpoints.run)
             tasks.start_soon(self._keep_head)
-
-    async def _checkpoint_when_due(self) -> None:
-        while True:
-            await self._checkpoint_due.wait()
-            self._checkpoint_due = anyio.Event()
-            try:
-                await self._writer.run(self._checkpoint, "PASSIVE")
-            except sqlite3.Error as error:
-                if _in_doubt(error):
-                    msg = f"the write-ahead log could not be moved into the database ({error}): the disk fails"
-                    raise OutcomeUnknownError(msg) from error
-                # Nothing is lost: what is committed stays in the write-ahead log, and the next commit asks again.
-                _log.warning("checkpoint.refused", reason=str(error))
 
     async def _keep_head(self) -> None:
         while True:
@@ -116,7 +110,13 @@ class SqliteStore:
 
     async def rebuild(self) -> int:
         """See `Store.rebuild`."""
-        return await self._writer.run(self._rebuild)
+        try:
+            folded = await self._writer.run(self._rebuild)
+        except OutcomeUnknownError as error:
+            self._checkpoints.doubt(error)
+            raise
+        self._checkpoints.look()
+        return folded
 
     async def reader(self) -> SqliteReader:
         """Return a reader with a read-only connection of its own."""
@@ -125,20 +125,14 @@ class SqliteStore:
     async def aclose(self) -> None:
         """Checkpoint, close, give the lock back."""
         try:
-            if self._frames:
-                await self._move_all()
+            await self._checkpoints.move_all()
+            if self._head.seq:
+                self._write_head()
         finally:
             try:
                 await self._writer.aclose()
             finally:
                 self._lock.release()
-
-    async def _move_all(self) -> None:
-        try:
-            await self._writer.run(self._checkpoint, "TRUNCATE")
-        except sqlite3.Error as error:
-            _log.warning("checkpoint.refused", reason=str(error))
-        self._write_head()
 
     def _commit(self, connection: sqlite3.Connection, wants: Wants, decide: Decide) -> Head:
         try:
@@ -153,7 +147,7 @@ class SqliteStore:
             _roll_back(connection)
             raise
         self._end(connection)
-        self._frames += _frames(batch)
+        self._checkpoints.wrote(_frames(batch))
         return head
 
     def _end(self, connection: sqlite3.Connection) -> None:
@@ -161,7 +155,7 @@ class SqliteStore:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(connection)
-            if _in_doubt(error):
+            if in_doubt(error):
                 # After a failed sync the kernel may drop the pages and call them clean: asking again would lie.
                 msg = f"a commit's outcome is unknown ({error}): the disk fails"
                 raise OutcomeUnknownError(msg) from error
@@ -177,13 +171,9 @@ class SqliteStore:
             raise translated(error) from error
         self._end(connection)
 
-    def _checkpoint(self, connection: sqlite3.Connection, mode: str) -> None:
-        _, frames, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        self._frames = max(frames - moved, 0)
-
     def _rebuild(self, connection: sqlite3.Connection) -> int:
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             for table in _PROJECTIONS:
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
             last = folded = 0
@@ -200,15 +190,9 @@ class SqliteStore:
             _roll_back(connection)
             raise
         self._end(connection)
-        self._frames += _CHECKPOINT_FRAMES
+        self._checkpoints.wrote(FRAMES)
         self._head = read_head(connection)
         return folded
-
-
-def _in_doubt(error: sqlite3.Error) -> bool:
-    """Say whether nobody knows what is on disk after `error`: a sync has failed, or something that may follow one."""
-    name = getattr(error, "sqlite_errorname", "")
-    return name.startswith("SQLITE_IOERR") and name not in _BEFORE_SYNC
 
 
 def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
