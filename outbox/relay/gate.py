@@ -6,12 +6,10 @@ Times are seconds of the event loop's clock, which no change of the wall clock m
 from collections.abc import Callable
 from math import inf
 
-from outbox.domain.retrying import Answer, RetryPolicy, Verdict, cause, clamped_retry_after, classify
+from outbox.domain.retrying import Answer, RetryPolicy, cause, clamped_retry_after
 from outbox.domain.webhooks import Webhook
-from outbox.relay.breaker import Breaker, Sign
+from outbox.relay.breaker import Breaker, Sign, sign_of
 from outbox.relay.pacing import Load, Pacer, load_of
-
-UNUSABLE = frozenset({429, 502, 503, 504})
 
 
 class Gate:
@@ -59,9 +57,9 @@ class Gate:
         """Note that the attempt that begins for this delivery is the probe of an open breaker."""
         self._breaker.probe(delivery)
 
-    def abandoned(self, delivery: int) -> None:
+    def abandoned(self, delivery: int, now: float) -> None:
         """Note that an attempt ended without telling anything of the receiver."""
-        self._pacer.abandoned()
+        self._pacer.ended(now, now, Load.PLAIN)
         self._breaker.abandoned(delivery)
 
     def ended(self, delivery: int, began: float, now: float, answer: Answer) -> None:
@@ -74,17 +72,10 @@ class Gate:
         asked_s = clamped_retry_after(answer)
         if asked_s is not None:
             self._paused_until = max(self._paused_until, now + asked_s)
-        verdict = classify(answer, self._policy)
         self._pacer.ended(began, now, load_of(answer))
-        if self._breaker.ended(delivery, now, _sign(answer, verdict)):
+        if self._breaker.ended(delivery, now, sign_of(answer, self._policy)):
             self.reason = cause(answer) if self._breaker.is_open else ""
 
     def retry_s(self, now: float) -> float:
         """Return the seconds until the breaker's next probe."""
         return self._breaker.wait_s(now)
-
-
-def _sign(answer: Answer, verdict: Verdict) -> Sign:
-    if verdict is Verdict.FINAL or verdict is Verdict.GONE:
-        return Sign.WELL
-    return Sign.SILENT if answer.status is None or answer.error or answer.status in UNUSABLE else Sign.FAILING

@@ -346,7 +346,7 @@ class Lane:
             told = flight.answer is not DAMAGED
         finally:
             if not told:
-                gate.abandoned(claim.seq)
+                gate.abandoned(claim.seq, self._now())
         if told:
             now = self._now()
             gate.ended(claim.seq, began, now, flight.answer)

@@ -1,27 +1,46 @@
-"""How fast a lane may post: how many attempts at a time, and how many a second. Pure: time and outcomes are passed in.
+"""How fast a lane may post: how many attempts at a time, and how many a second. Pure: time and answers are passed in.
 
-Concurrency is additive increase, multiplicative decrease with a slow start, as TCP has it (RFC 5681): one more for
-every good answer until the first trouble, then one more for every `limit` of them; half on trouble, once per round. The
-rate is a token bucket: tokens come at a steady rate, and as many as one second brings may be saved up.
+How many at a time is TCP's congestion control (Jacobson, 1988; RFC 5681): slow start, which doubles the limit with
+every round of answers until there is trouble, then additive increase and multiplicative decrease (AIMD). As CUBIC
+does (RFC 9438), it remembers where the trouble was and lingers below before it tries again; as Vegas does (Brakmo,
+1994), it stops growing while answers take longer than they used to.
+
+How many a second is a token bucket where the webhook has a rate limit (`outbox.relay.rates`), and a rate learned from
+refusals. The two are learned apart, since one attempt at a time to a receiver that answers within a millisecond is a
+thousand a second. A refusal is put down to what was raised last: to concurrency where more attempts were allowed
+than had been fine before, else to the rate. Refusals in a row are answered by exponential back-off (Karn, 1987).
 """
 
 from enum import Enum
 from math import inf
 
 from outbox.domain.retrying import Answer
+from outbox.relay.rates import Bucket, LearnedRate
 
 START = 4
-SMOOTHING = 16
-RECENT_S = 30.0
+BURST_S = 1.0
+"""The seconds' worth of a rate limit that may go at once."""
+SETTLED_ANSWERS = 64
+SETTLED_S = 8.0
+"""Where there was trouble, so much has to go well before more is tried again."""
+PROVEN_ROUNDS = 8
+DOUBTS = 2
+HELD = 1.2
+BACK_OFF_S = 0.025
+BACK_OFFS = 6
+SMOOTHED_ANSWERS = 32
 SLOWER = 2.0
 SLOWER_S = 0.05
+"""Answers are slower if they take so many times as long as lately, and so many seconds longer."""
+RECENT_S = 30.0
 
 _REFUSING = frozenset({429, 503})
-_SERVER_ERROR = 500
+_SHORTEST_S = 1e-3
+_LONGEST_BACK_OFF_S = BACK_OFF_S * 2.0**BACK_OFFS
 
 
 class Load(Enum):
-    """What an answer says of the receiver's load: it does well, it says nothing, it strains, it refuses."""
+    """What an answer says of the receiver's load: well, nothing, in trouble, or refusing because it is too much."""
 
     GOOD = "good"
     PLAIN = "plain"
@@ -30,7 +49,7 @@ class Load(Enum):
 
 
 def load_of(answer: Answer) -> Load:
-    """Return what `answer` says of the receiver's load."""
+    """Say what an answer means for the pace. A connection that failed says nothing of load; a timeout does."""
     status = answer.status
     if status is None or answer.error:
         return Load.STRAINED if answer.error == "timeout" else Load.PLAIN
@@ -38,113 +57,172 @@ def load_of(answer: Answer) -> Load:
         return Load.GOOD
     if status in _REFUSING:
         return Load.REFUSED
-    return Load.STRAINED if status >= _SERVER_ERROR else Load.PLAIN
-
-
-class Bucket:
-    """A token bucket of `rate` tokens a second that holds what one second brings, and at least one."""
-
-    __slots__ = ("_full_at", "_span_s", "_step_s", "rate")
-
-    def __init__(self, rate: float) -> None:
-        """Start full."""
-        self._full_at = -inf
-        self.set(rate)
-
-    def set(self, rate: float) -> None:
-        """Go by another rate from here on."""
-        self.rate = rate
-        self._step_s = 1 / rate
-        self._span_s = max(1.0, self._step_s)
-
-    def wait_s(self, now: float) -> float:
-        """Return the seconds until there is a token."""
-        # It is full again at `_full_at`; never later than if it were empty now, whatever the clock did.
-        self._full_at = min(self._full_at, now + self._span_s)
-        return max(self._full_at - now - self._span_s + self._step_s, 0.0)
-
-    def spend(self, now: float) -> None:
-        """Take a token, be it there or not."""
-        self._full_at = max(self._full_at, now) + self._step_s
+    return Load.STRAINED if status >= 500 else Load.PLAIN  # noqa: PLR2004 - the 5xx class, section 15.6
 
 
 class Pacer:
-    """`limit` is how many attempts may be in flight: from 1 to the webhook's concurrency."""
+    """The pace of one lane. An attempt may begin while `in_flight` is below `limit` and `wait_s` is 0.
+
+    Times are seconds of any one clock that does not jump; the calls cost a few microseconds together. Every `began` is
+    followed by one `ended`; an attempt that was cut off ends as `Load.PLAIN`.
+    """
 
     __slots__ = (
-        "_bucket", "_credit", "_cut_at", "_least_s", "_most", "_next_least_s", "_slow_start", "_smoothed_s", "_turn_at",
-        "in_flight", "limit",
+        "_ceiling", "_credit", "_cut_at", "_doubts", "_fixed", "_grown", "_learned", "_most", "_not_before",
+        "_refusals", "_times", "in_flight", "limit",
     )  # fmt: skip
 
     def __init__(self, most: int, rate_limit: float | None = None) -> None:
-        """Start low, with no trouble seen yet."""
+        """Start with a few attempts at a time; see `set` for the arguments."""
         self.limit = min(START, most)
         self.in_flight = 0
         self._most = most
-        self._bucket = None if rate_limit is None else Bucket(rate_limit)
-        self._credit = 0
-        self._slow_start = True
+        self._fixed = None if rate_limit is None else Bucket(rate_limit, BURST_S)
+        self._learned = LearnedRate()
+        self._times = _AnswerTimes()
+        self._ceiling = inf  # the limit up to which all was well; infinite before the first trouble
+        self._credit = 0  # good answers towards a higher limit
+        self._grown = True  # since it was last cut
         self._cut_at = -inf
-        self._smoothed_s = 0.0
+        self._doubts = 0
+        self._refusals = 0  # in a row, as far as they are counted
+        self._not_before = -inf
+
+    def set(self, most: int, rate_limit: float | None) -> None:
+        """Take other settings: at most `most` attempts at a time and `rate_limit` a second, None for any number."""
+        self._most = most
+        self.limit = min(self.limit, most)
+        if rate_limit is None or self._fixed is None:
+            self._fixed = None if rate_limit is None else Bucket(rate_limit, BURST_S)
+        else:
+            self._fixed.set(rate_limit)
+
+    def wait_s(self, now: float) -> float:
+        """Return the seconds until the rates let another attempt begin, 0 if now; `limit` is not looked at."""
+        wait_s = min(max(self._not_before - now, 0.0), _LONGEST_BACK_OFF_S)
+        if self._fixed is not None:
+            wait_s = max(wait_s, self._fixed.wait_s(now))
+        if self._learned.bucket is not None:
+            wait_s = max(wait_s, self._learned.bucket.wait_s(now))
+        return wait_s
+
+    def began(self, now: float) -> None:
+        """Count an attempt that begins now."""
+        self.in_flight += 1
+        if self._fixed is not None:
+            self._fixed.spend(now)
+        if self._learned.bucket is not None:
+            self._learned.bucket.spend(now)
+
+    def ended(self, began_at: float, now: float, load: Load) -> None:
+        """Learn from how an attempt ended.
+
+        What began before the limit was last cut was sent at the old pace, and says nothing of the new one.
+        """
+        used = self.in_flight
+        self.in_flight -= 1
+        self._cut_at = min(self._cut_at, now)
+        news = began_at >= self._cut_at
+        if load is Load.GOOD:
+            self._times.add(now - began_at, now)
+            passed_s = self._learned.acknowledged(now)
+            if news:
+                self._refusals = 0
+                self._learned.grow(now, passed_s)
+                self._grow(used, now)
+        elif news and load is not Load.PLAIN:
+            self._cut(now, load)
+
+    def _grow(self, used: int, now: float) -> None:
+        """Raise the limit by one if it was in use, answers are not slowing down, and enough of them were good."""
+        limit, ceiling = self.limit, self._ceiling
+        if limit > ceiling:
+            self._prove()
+            return
+        slow_start = 2 * limit < ceiling
+        if limit >= self._most or self._times.slower or not self._in_use(used, now, slow_start=slow_start):
+            return
+        self._credit += 1
+        if slow_start or self._credit >= self._price(now):
+            if limit == ceiling:
+                # One more at a time can be twice as many a second; so, the rate goes up gently meanwhile.
+                self._learned.hold(now, HELD * limit / max(self._times.smoothed_s, _SHORTEST_S))
+            self.limit, self._credit, self._grown = limit + 1, 0, True
+
+    def _in_use(self, used: int, now: float, *, slow_start: bool) -> bool:
+        """Say whether it is the limit that holds the lane back; in slow start it doubles before it is filled."""
+        if self.limit == 1:
+            return not self.wait_s(now)
+        return 2 * used > self.limit if slow_start else used >= self.limit
+
+    def _price(self, now: float) -> float:
+        """Return how many good answers one more at a time costs: a round of them, at the ceiling many rounds."""
+        if self.limit < self._ceiling:
+            return self.limit
+        return max(SETTLED_ANSWERS, self.limit**2) if now - self._cut_at >= SETTLED_S else inf
+
+    def _prove(self) -> None:
+        """Give up a ceiling that has been exceeded for a while without trouble."""
+        self._credit += 1
+        if self._credit >= max(SETTLED_ANSWERS, PROVEN_ROUNDS * self.limit):
+            self._ceiling, self._credit = 2 * self.limit, 0
+            self._learned.release(back=False)
+
+    def _cut(self, now: float, load: Load) -> None:
+        """Halve the limit, and lower what is to blame: the ceiling or the rate."""
+        tried = self.limit > self._ceiling or self._ceiling == inf
+        self._learned.release(back=tried)
+        too_many = tried or load is not Load.REFUSED
+        if not too_many:
+            too_many = self._doubtful()
+            if not self._refusals or self._learned.bucket is None:
+                self._learned.refused(now)
+        if too_many and self._grown:
+            self._ceiling, self._doubts = max(self.limit - 1, 1), 0
+        self.limit, self._credit, self._grown = max(self.limit // 2, 1), 0, False
+        self._cut_at = now
+        if load is Load.REFUSED:
+            self._back_off(now)
+
+    def _doubtful(self) -> bool:
+        """Say whether a refusal that is put down to the rate may be for concurrency after all."""
+        if self._learned.bucket is None:
+            return True
+        self._doubts += self._grown
+        return self._doubts >= DOUBTS
+
+    def _back_off(self, now: float) -> None:
+        """Wait longer and longer while one refusal follows another: whatever the reason, it takes its time to pass."""
+        if self._refusals:
+            self._not_before = now + BACK_OFF_S * 2.0**self._refusals
+        self._refusals = min(self._refusals + 1, BACK_OFFS)
+
+
+class _AnswerTimes:
+    """How long good answers take, smoothed, and the least that this was within the last `RECENT_S` or twice that."""
+
+    __slots__ = ("_count", "_least_s", "_next_least_s", "_turn_at", "smoothed_s")
+
+    def __init__(self) -> None:
+        self.smoothed_s = 0.0
+        self._count = 0
         self._least_s = self._next_least_s = inf
         self._turn_at = -inf
 
-    def set(self, most: int, rate_limit: float | None) -> None:
-        """Go by other settings from here on."""
-        self._most = most
-        self.limit = min(self.limit, most)
-        if rate_limit is None:
-            self._bucket = None
-        elif self._bucket is None:
-            self._bucket = Bucket(rate_limit)
-        elif self._bucket.rate != rate_limit:
-            self._bucket.set(rate_limit)
-
-    def wait_s(self, now: float) -> float:
-        """Return the seconds until the rate lets the next attempt begin."""
-        return 0.0 if self._bucket is None else self._bucket.wait_s(now)
-
-    def began(self, now: float) -> None:
-        """Note that an attempt begins."""
-        self.in_flight += 1
-        if self._bucket is not None:
-            self._bucket.spend(now)
-
-    def abandoned(self) -> None:
-        """Note that an attempt ended without an answer, by no fault of the receiver's."""
-        self.in_flight -= 1
-
-    def ended(self, began_at: float, now: float, load: Load) -> None:
-        """Learn from the answer to an attempt that began at `began_at`."""
-        used = self.in_flight
-        self.in_flight -= 1
-        if load is Load.GOOD:
-            self._time(now - began_at, now)
-            # An unused limit says nothing of what the receiver could bear.
-            if self.limit < self._most and 2 * used > self.limit and not self._slower:
-                self._grow()
-        elif load is not Load.PLAIN and began_at >= self._cut_at:
-            self.limit = max(self.limit // 2, 1)
-            self._slow_start = False
-            self._credit = 0
-            self._cut_at = now
-
-    def _grow(self) -> None:
-        self._credit += 1
-        if self._slow_start or self._credit >= self.limit:
-            self.limit += 1
-            self._credit = 0
-
-    def _time(self, took_s: float, now: float) -> None:
-        """Keep the smoothed answer time, and the smallest of it in the last half minute or two."""
-        known_s = self._smoothed_s or took_s
-        smoothed = self._smoothed_s = known_s + (took_s - known_s) / SMOOTHING
+    def add(self, took_s: float, now: float) -> None:
+        """Count one; single answers vary too much to be compared, so the least is one of smoothed times."""
+        if self._count < SMOOTHED_ANSWERS:
+            self._count += 1
+        self.smoothed_s = smoothed_s = self.smoothed_s + (max(took_s, 0.0) - self.smoothed_s) / self._count
+        if self._count < SMOOTHED_ANSWERS:
+            return
         if now >= self._turn_at:
             self._turn_at = now + RECENT_S
-            self._least_s, self._next_least_s = self._next_least_s, smoothed
-        self._next_least_s = min(self._next_least_s, smoothed)
+            self._least_s, self._next_least_s = self._next_least_s, smoothed_s
+        self._next_least_s = min(self._next_least_s, smoothed_s)
+        self._least_s = min(self._least_s, smoothed_s)
 
     @property
-    def _slower(self) -> bool:
-        """Whether answers take clearly longer than they did: more at a time would only wait longer."""
-        return self._smoothed_s > SLOWER * min(self._least_s, self._next_least_s) + SLOWER_S
+    def slower(self) -> bool:
+        """Whether answers take clearly longer than they did not long ago."""
+        return self.smoothed_s > SLOWER * self._least_s + SLOWER_S
