@@ -40,7 +40,7 @@ def probe(breaker: Breaker, now: float, sign: Sign, delivery: int = 100) -> bool
         (Answer(413), Sign.WELL),
         (Answer(422), Sign.WELL),
         (Answer(404), Sign.FAILING),
-        (Answer(410), Sign.FAILING),
+        (Answer(410), Sign.WELL),
         (Answer(302), Sign.FAILING),
         (Answer(500), Sign.FAILING),
         (Answer(501), Sign.FAILING),
