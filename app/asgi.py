@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 
 from app.intake import Intake, Receive
 from app.problems import PROBLEM_JSON, ProblemError, evolution_shape, problem_for
-from app.routes import evolution, health, inspection, listing, log, metrics, schema, webhooks
+from app.routes import evolution, health, inspection, listing, log, metrics, replays, schema, webhooks
 from app.routes.ingest import Ingest, Scope, Send
 from app.security import Keys, api_key_guard
 from app.settings import Settings
@@ -53,6 +53,12 @@ def create_framework(engine: Engine, keys: Keys) -> Litestar:
             evolution.find_webhook,
             listing.list_events,
             listing.list_deliveries,
+            replays.replay_delivery,
+            replays.replay_deliveries,
+            replays.replay_events,
+            replays.list_replays,
+            replays.get_replay,
+            replays.cancel_replay,
             inspection.get_event,
             inspection.get_stats,
             inspection.rebuild,

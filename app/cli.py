@@ -6,6 +6,7 @@ from app.commands.following import log, tail
 from app.commands.keeping import rebuild, settings_command, verify
 from app.commands.listing import deliveries, events, webhooks
 from app.commands.looking import show, stats
+from app.commands.replaying import replay
 from outbox import __version__
 
 
@@ -15,7 +16,7 @@ def main() -> None:
     """Look into the outbox. Exit status: 0 fine, 1 something is wrong, 2 usage."""
 
 
-for _command in (stats, events, deliveries, show, tail, log, webhooks, settings_command, verify, rebuild):
+for _command in (stats, events, deliveries, show, tail, log, webhooks, settings_command, replay, verify, rebuild):
     main.add_command(_command)
 
 

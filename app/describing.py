@@ -44,11 +44,13 @@ class Answer(Struct, frozen=True):
 class Operation(Struct, frozen=True, kw_only=True):
     """One method of one path.
 
-    `bodies` are the types that its body may have, by media type; `answers` and `problems` go by status; `security`
-    names the schemes of which one is needed, "" meaning that it works without.
+    `bodies` are the types that its body may have, by media type, and `body_optional` says that it may be left out;
+    `answers` and `problems` go by status; `security` names the schemes of which one is needed, "" meaning that it works
+    without.
     """
 
     bodies: dict[str, tuple[Any, ...]] = {}
+    body_optional: bool = False
     parameters: tuple[Parameter, ...] = ()
     answers: dict[int, Answer] = {}
     problems: tuple[int, ...] = ()

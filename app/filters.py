@@ -30,20 +30,25 @@ class Asked(msgspec.Struct, frozen=True):
 
 def read_listing(given: Mapping[str, str]) -> Asked:
     """Read the parameters of a list; absent ones narrow nothing. Raises InvalidError, naming the parameter."""
+    cursor = given.get("cursor")
+    return Asked(read_wanted(given), read_limit(given.get("limit")), TOP if cursor is None else _cursor(cursor))
+
+
+def read_wanted(given: Mapping[str, str], at: str = "") -> Wanted:
+    """Read the filters of a list or a replay. Raises InvalidError, naming the one that is wrong, `at` before it."""
     instance = given.get("instance")
     if instance is not None:
-        check_instance(instance, slashes=True, where="instance")
-    wanted = Wanted(
+        check_instance(instance, slashes=True, where=f"{at}instance")
+    return Wanted(
         events=EventFilter(
-            kind=_kind(given["event"]) if "event" in given else None,
+            kind=_kind(given["event"], f"{at}event") if "event" in given else None,
             instance=instance,
-            since_ms=_moment_ms(given["since"], "since") if "since" in given else None,
-            until_ms=_moment_ms(given["until"], "until") if "until" in given else None,
+            since_ms=_moment_ms(given["since"], f"{at}since") if "since" in given else None,
+            until_ms=_moment_ms(given["until"], f"{at}until") if "until" in given else None,
         ),
-        webhook=_webhook(given["webhook"]) if "webhook" in given else None,
-        state=_state(given["state"]) if "state" in given else None,
+        webhook=_webhook(given["webhook"], f"{at}webhook") if "webhook" in given else None,
+        state=_state(given["state"], f"{at}state") if "state" in given else None,
     )
-    return Asked(wanted, read_limit(given.get("limit")), _cursor(given["cursor"]) if "cursor" in given else TOP)
 
 
 def read_seq(text: str, where: str = "after") -> int:
@@ -59,26 +64,26 @@ def cursor_text(position: Position | None) -> str | None:
     return None if position is None else f"{position.event}_{position.webhook}"
 
 
-def _kind(text: str) -> str:
+def _kind(text: str, where: str) -> str:
     kind = catalogue.find(text)
     if kind is None:
         msg = f"there is no kind {text[:80]!r}; the nearest is {catalogue.nearest(text)}"
-        raise InvalidError(msg, "event")
+        raise InvalidError(msg, where)
     return kind.name
 
 
-def _webhook(text: str) -> int:
+def _webhook(text: str, where: str) -> int:
     found = _WEBHOOK.fullmatch(text)
     if found is None:
         msg = "a webhook's id is wh_ and a number"
-        raise InvalidError(msg, "webhook")
+        raise InvalidError(msg, where)
     return int(found[1])
 
 
-def _state(text: str) -> str:
+def _state(text: str, where: str) -> str:
     if text not in STATES:
         msg = f"a delivery's state is one of {', '.join(STATES)}"
-        raise InvalidError(msg, "state")
+        raise InvalidError(msg, where)
     return text
 
 

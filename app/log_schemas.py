@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from app.replay_schemas import replay_id, show_filter
 from app.schemas import rfc3339, webhook_id
 from outbox.domain.deliveries import State
 from outbox.domain.holding import Interval
@@ -23,9 +24,12 @@ from outbox.domain.records import (
     EventAccepted,
     MovedDelivery,
     Record,
+    ReplayAdvanced,
+    ReplayRequested,
     WebhookSet,
     WebhookSuspended,
 )
+from outbox.domain.replays import END_OF_EVENTS
 from outbox.domain.webhooks import QUEUEING, Conversion
 from outbox.inspecting import MOVED_SHOWN, Entry
 
@@ -68,6 +72,8 @@ _WRITTEN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "size": ("bytes", int),
     "webhook": ("webhook", webhook_id),
     "targets": ("targets", lambda numbers: [webhook_id(number) for number in numbers]),
+    "cause": ("cause", lambda number: replay_id(number) if number else None),
+    "next_ms": ("next_at", _moment),
     "excerpt": ("answer", lambda excerpt: excerpt.decode(errors="replace") or None),
     "ordering_key": ("ordering_key", _key),
     "queued": ("queued", _queued),
@@ -75,7 +81,6 @@ _WRITTEN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "opened_ms": ("breaker_since", _moment),
     "opened": ("breaker", lambda opened: "open" if opened else "closed"),
     "conversion": ("conversion", _conversion),
-    "cause": ("cause", lambda seq: seq or None),
     "rows": ("count", len),
 }
 
@@ -105,7 +110,7 @@ def show_entry(entry: Entry) -> dict[str, Any]:
     return shown | _ids(entry, entry.record)
 
 
-def _ids(entry: Entry, record: Record) -> dict[str, Any]:
+def _ids(entry: Entry, record: Record) -> dict[str, Any]:  # noqa: PLR0911 - one table
     """Return the members that name things by their public ids."""
     match record:
         case EventAccepted():
@@ -120,6 +125,13 @@ def _ids(entry: Entry, record: Record) -> dict[str, Any]:
             return {"event": _event(entry, record.event)}
         case DeliveriesMoved():
             return _moved(entry, record)
+        case ReplayRequested():
+            event = record.wanted.event
+            return {"id": replay_id(entry.seq), "wanted": show_filter(record.wanted, entry.ids.get(event or 0, b""))}
+        case ReplayAdvanced():
+            # It is through with the events of a webhook where there is no seq.
+            seq = None if record.event == END_OF_EVENTS else record.event
+            return {"replay": replay_id(record.replay), "event": seq}
         case WebhookSet():
             # The record that first sets a webhook gives it its own seq as number.
             return {"webhook": webhook_id(record.webhook or entry.seq)}

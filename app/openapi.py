@@ -25,6 +25,8 @@ _PATH_PARAMETERS = {
     "instance": "the instance's name",
     "name": "the name of one of several webhooks of a scope",
     "event_id": "`evt_` and 32 hex digits",
+    "delivery_id": "`dlv_`, 32 hex digits, `_` and a webhook's number",
+    "replay_id": "`rpl_` and a number, or `cpy_` and 16 hex digits",
     "token": "the ingest token; or, where a header shows a key, the route suffix",
     "suffix": "the route suffix, which is ignored: the body's `event` decides",
 }
@@ -129,7 +131,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         shown["description"] = more
     if said.bodies:
         content = {media: {"schema": schemas.of(*kinds)} for media, kinds in said.bodies.items()}
-        shown["requestBody"] = {"required": True, "content": content}
+        shown["requestBody"] = {"required": not said.body_optional, "content": content}
     return shown
 
 

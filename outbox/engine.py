@@ -17,6 +17,8 @@ from outbox.domain.deliveries import Effect
 from outbox.domain.errors import ConflictError, NotFoundError
 from outbox.domain.events import Event
 from outbox.domain.ids import body_digest, key_digest
+from outbox.domain.replays import ReplayFilter
+from outbox.domain.retrying import Answer
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import (
     Address,
@@ -33,22 +35,27 @@ from outbox.journal.claims import Claims
 from outbox.journal.following import Followers
 from outbox.journal.inspecting import Inspector
 from outbox.journal.ledger import load_webhooks
+from outbox.journal.reaching import Ways
+from outbox.journal.replaying import Replay
+from outbox.journal.requesting import Requests
 from outbox.journal.setting import DeleteWebhook, SetWebhook
 from outbox.journal.writer import Journal
 from outbox.relay.addresses import judge_url
 from outbox.relay.budget import ByteBudget
 from outbox.relay.clock import Clock, SystemClock
+from outbox.relay.copying import Copier, Copies, Target
 from outbox.relay.courier import Courier
 from outbox.relay.flight import Carrier, Tower
 from outbox.relay.lane import Surroundings
 from outbox.relay.loop import Relay
 from outbox.relay.recorder import Recorder
+from outbox.relay.replaying import Replayer
 from outbox.relay.trial import Trial, try_out
 from outbox.store.protocol import Reader, Store
 from outbox.store.sqlite import open_store
 from outbox.store.sqlite.files import HeadFile
 
-__all__ = ["Engine", "EngineConfig", "Outside", "Trial", "Vitals", "open_engine"]
+__all__ = ["Copies", "Engine", "EngineConfig", "Outside", "Trial", "Vitals", "open_engine"]
 
 _log = structlog.get_logger("engine")
 
@@ -96,6 +103,9 @@ class Parts(Struct, frozen=True):
     journal: Journal
     tower: Tower
     relay: Relay
+    replayer: Replayer
+    copier: Copier
+    requests: Requests
 
 
 class Engine:
@@ -110,6 +120,9 @@ class Engine:
         self._tower = parts.tower
         self._relay = parts.relay
         self._store = parts.store
+        self._replayer = parts.replayer
+        self._copier = parts.copier
+        self._requests = parts.requests
         self.followers = Followers()
         self._journal.listen(self.followers.notice)
 
@@ -148,6 +161,8 @@ class Engine:
         """Make no new attempt, and let go who follows the log; what is in flight has eight seconds to land."""
         self.followers.stop()
         self._relay.stop()
+        self._replayer.stop()
+        self._copier.stop()
 
     def now_ms(self) -> int:
         """Return the time that the engine goes by, in milliseconds since the epoch."""
@@ -223,6 +238,52 @@ class Engine:
         self._relay.nudge(webhook.number)
         return await try_out(self._tower, webhook)
 
+    async def replay_delivery(self, delivery_id: str, *, acknowledged: bool) -> Replay:
+        """Replay one delivery; one that was acknowledged only if told. Raises NotFoundError and ConflictError."""
+        return self._begun(await self._requests.one(delivery_id, acknowledged=acknowledged))
+
+    async def replay(self, wanted: ReplayFilter, rate: float | None = None) -> Replay:
+        """Replay what matches, so many a second. Raises InvalidError and ConflictError."""
+        return self._begun(await self._requests.many(wanted, rate))
+
+    def _begun(self, replay: Replay) -> Replay:
+        self._replayer.begin(replay)
+        return replay
+
+    async def cancel_replay(self, number: int) -> None:
+        """End a replay where it is: what it has done stays. Raises NotFoundError."""
+        await self.inspector.replay(number)
+        await self._replayer.cancel(number)
+
+    async def copy_delivery(self, delivery_id: str, url: str) -> Answer:
+        """Post a copy of a delivery to another URL, and return what came of it; nothing of it is recorded.
+
+        Raises NotFoundError, ConflictError and InvalidError.
+        """
+        target = await self._target(url)
+        return await self._copier.copy_one(await self._requests.find(delivery_id, acknowledged=True), target)
+
+    async def copy(self, wanted: ReplayFilter, url: str, rate: float | None = None) -> Copies:
+        """Post copies of what matches to another URL, in the background; nothing of it is recorded.
+
+        Raises InvalidError, ConflictError and BusyError.
+        """
+        target = await self._target(url)
+        return await self._copier.begin(wanted, target, rate, await self._requests.count(wanted))
+
+    def copies(self, name: str) -> Copies:
+        """Return how far a run of copies has come. Raises NotFoundError."""
+        return self._copier.find(name)
+
+    def cancel_copies(self, name: str) -> None:
+        """End a run of copies. Raises NotFoundError."""
+        self._copier.cancel(name)
+
+    async def _target(self, url: str) -> Target:
+        bare, userinfo = split_userinfo(url)
+        await judge_url(bare, self._config.addresses, "$.to")
+        return Target(bare, userinfo)
+
     async def rebuild(self) -> int:
         """Fold the projections again from the log while everything else waits; return the records folded."""
         return await self._store.rebuild()
@@ -289,13 +350,27 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
                 expired=Counter(),
             )
         )
-        engine = Engine(config, Parts(clock, store, journal, tower, relay), Inspector(reader, head.read))
+        walker = await _reader(store, stack)
+        ways = Ways(walker)
+        parts = Parts(
+            clock=clock,
+            store=store,
+            journal=journal,
+            tower=tower,
+            relay=relay,
+            replayer=Replayer(journal, ways, clock),
+            copier=Copier(tower, ways, lambda: journal.webhooks),
+            requests=Requests(journal, walker, clock.now_ms),
+        )
+        engine = Engine(config, parts, Inspector(reader, head.read))
         async with anyio.create_task_group() as writing:
             writing.start_soon(store.run)
             writing.start_soon(journal.run)
             await engine.set_global()
             async with anyio.create_task_group() as relaying:
                 relaying.start_soon(relay.run)
+                relaying.start_soon(parts.replayer.run)
+                relaying.start_soon(parts.copier.run)
                 try:
                     yield engine
                 finally:

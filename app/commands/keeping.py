@@ -1,23 +1,18 @@
 """`verify`, `rebuild`, `settings`: is it in order, put it in order, how is it set up."""
 
-import json
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable
-from typing import Any
 
 import anyio
 import rich_click as click
 from rich.console import Console
 from rich.progress import Progress
 
+from app.commands.asking import ask_service, is_in_use
 from app.commands.common import fail, json_option, load, look, print_json, print_table
-from app.settings import MASK, Settings, Value, with_keys
+from app.settings import MASK, Value
 from outbox.domain.errors import CannotStartError
 from outbox.inspecting import Inspector, Report, rebuild_database
-
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to reach a service that listens everywhere
 
 
 @click.command()
@@ -53,9 +48,9 @@ def rebuild(*, as_json: bool) -> None:
     try:
         records = anyio.run(rebuild_database, settings.database)
     except CannotStartError as error:
-        if "already works" not in error.detail:
+        if not is_in_use(error):
             fail(error.detail)
-        records = _ask_service(settings, "/maintenance/rebuild")["records"]
+        records = ask_service(settings, "POST", "/maintenance/rebuild")["records"]
     if as_json:
         print_json({"records": records})
     else:
@@ -83,19 +78,3 @@ def settings_command(*, as_json: bool) -> None:
 def _shown(value: Value) -> dict[str, str]:
     text = MASK if value.variable.secret and value.text else value.text
     return {"value": text, "default": value.variable.default, "source": value.source, "takes": value.variable.takes}
-
-
-def _ask_service(settings: Settings, path: str) -> Any:
-    """Have the running service do it. Ends the program if it cannot be reached."""
-    settings = with_keys(settings)
-    host = _EVERYWHERE.get(settings["OUTBOX_HOST"], settings["OUTBOX_HOST"])
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings['OUTBOX_PORT']}{path}"
-    request = urllib.request.Request(url, method="POST", headers={"apikey": settings.api_key})
-    try:
-        # No proxy stands between us and our own service, whatever the environment says.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        fail(f"the service at {url} answered {error.code}: {error.read().decode(errors='replace')[:500]}")
-    except OSError as error:
-        fail(f"the database is in use, and its service cannot be reached at {url}: {error}")

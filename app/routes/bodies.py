@@ -21,6 +21,10 @@ async def read_body(request: Request[Any, Any, Any]) -> bytes:
     return body
 
 
-async def read_struct(request: Request[Any, Any, Any], kind: type[_T]) -> _T:
-    """Return the body as a `kind`. Raises ProblemError, MalformedError, InvalidError."""
-    return decode_json(msgspec.json.Decoder(kind), await read_body(request))
+async def read_struct(request: Request[Any, Any, Any], kind: type[_T], *, optional: bool = False) -> _T:
+    """Return the body as a `kind`; one that is `optional` and left out is an empty object.
+
+    Raises ProblemError, MalformedError, InvalidError.
+    """
+    body = await read_body(request)
+    return decode_json(msgspec.json.Decoder(kind), body or b"{}" if optional else body)

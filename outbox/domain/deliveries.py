@@ -72,6 +72,15 @@ EXPIRED = "expired"
 _UNSETTLED = frozenset({State.PENDING, State.WAITING})
 _ANY = frozenset(State)
 
+STORED: dict[str, frozenset[State]] = {
+    "pending": frozenset({State.PENDING}),
+    "waiting": frozenset({State.WAITING}),
+    "held": _UNSETTLED,
+    "acknowledged": frozenset({State.ACKNOWLEDGED}),
+    "dead": frozenset({State.DEAD}),
+}
+"""The stored states of deliveries by the words that they read as; pending and waiting read as held where they are."""
+
 MOVES: dict[Move, tuple[frozenset[State], frozenset[State]]] = {
     Move.ADD: (frozenset(), _UNSETTLED),
     Move.REOPEN: (_ANY, _UNSETTLED),

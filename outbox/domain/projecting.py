@@ -18,6 +18,8 @@ from outbox.domain.records import (
     EventAccepted,
     OrderConverted,
     Record,
+    ReplayAdvanced,
+    ReplayRequested,
     WebhookDeleted,
     WebhookSet,
     WebhookSuspended,
@@ -72,17 +74,32 @@ class WebhookRow(NamedTuple):
     until: int = 0
 
 
+class ReplayRow(NamedTuple):
+    """One row of the projection `replay`: how far the replay with that number has come, and when that was."""
+
+    number: int
+    webhook: int
+    event: int
+    replayed: int
+    skipped: int
+    next_ms: int
+    updated_ms: int
+    finished: int
+
+
 class Changes:
     """The row changes of a run of records, in an order-free form: every list touches other rows or is applied last.
 
     `deliveries` are new rows; `outcomes` change rows, in order; `buried` are ranges (webhook, first event, last event);
     `moved` are whole rows, in order. They are applied in this sequence. A new head of a queue is a new row that waits,
     and an outcome that makes it pending: its turn comes where its record stands, when the head before it is settled.
-    `marks` are the changes of webhooks' rows: number, and field with its new value; `counters` maps (webhook, state),
-    or EVENTS_COUNTER, to a difference.
+    `marks` are the changes of webhooks' rows: number, and field with its new value; `replays` are whole rows, in order.
+    `counters` maps (webhook, state), or EVENTS_COUNTER, to a difference.
     """
 
-    __slots__ = ("buried", "counters", "deliveries", "events", "keys", "marks", "moved", "outcomes", "webhooks")
+    __slots__ = (
+        "buried", "counters", "deliveries", "events", "keys", "marks", "moved", "outcomes", "replays", "webhooks"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         """Start with no change."""
@@ -94,6 +111,7 @@ class Changes:
         self.moved: list[Delivery] = []
         self.webhooks: list[WebhookRow] = []
         self.marks: list[tuple[int, dict[str, int | bytes]]] = []
+        self.replays: list[ReplayRow] = []
         self.counters: Counter[tuple[int, int]] = Counter()
 
 
@@ -118,6 +136,8 @@ def project(seq: int, record: Record, changes: Changes) -> None:
             changes.counters[record.webhook, State.DEAD] += record.pending + record.waiting
         case WebhookSet():
             changes.webhooks.append(webhook_row(seq, record))
+        case ReplayRequested() | ReplayAdvanced():
+            changes.replays.append(replay_row(seq, record))
         case _:
             changes.marks.append((record.webhook, _mark(record)))
 
@@ -197,6 +217,22 @@ def webhook_row(seq: int, record: WebhookSet) -> WebhookRow:
         phase=record.conversion.phase,
         position=record.conversion.position,
         until=record.conversion.until,
+    )
+
+
+def replay_row(seq: int, record: ReplayRequested | ReplayAdvanced) -> ReplayRow:
+    """Return the row that a record of a replay, with that `seq`, stands for."""
+    if isinstance(record, ReplayRequested):
+        return ReplayRow(seq, 0, 0, 0, 0, 0, record.at_ms, 0)
+    return ReplayRow(
+        number=record.replay,
+        webhook=record.webhook,
+        event=record.event,
+        replayed=record.replayed,
+        skipped=record.skipped,
+        next_ms=record.next_ms,
+        updated_ms=record.at_ms,
+        finished=int(record.finished),
     )
 
 

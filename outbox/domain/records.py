@@ -14,6 +14,7 @@ from msgspec import Struct
 from outbox.domain.deliveries import Effect, Move, State
 from outbox.domain.errors import CorruptError
 from outbox.domain.holding import Interval
+from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import NO_CONVERSION, Conversion, Scope, Settings, Source
 
 GENESIS = bytes(32)
@@ -166,6 +167,36 @@ class OrderConverted(Struct, frozen=True, array_like=True, tag=9):
     conversion: Conversion
 
 
+class ReplayRequested(Struct, frozen=True, array_like=True, tag=10):
+    """A replay was requested; this record's seq is its number. It reaches what was accepted before.
+
+    `rate` is how many deliveries a second become due, None meaning all at once; `matched` how many matched when it was
+    requested, None if nobody has counted them.
+    """
+
+    at_ms: int
+    wanted: ReplayFilter
+    rate: float | None
+    matched: int | None
+
+
+class ReplayAdvanced(Struct, frozen=True, array_like=True, tag=11):
+    """A replay, by number, has come so far: up to the event `event` of the webhook `webhook`.
+
+    `replayed` and `skipped` count the deliveries until now: those changed or added, and those that had become something
+    else when their turn came. With a rate, the next one is due at `next_ms`.
+    """
+
+    replay: int
+    at_ms: int
+    webhook: int
+    event: int
+    replayed: int
+    skipped: int
+    next_ms: int
+    finished: bool
+
+
 Record = (
     EventAccepted
     | AttemptRecorded
@@ -176,6 +207,8 @@ Record = (
     | BreakerMoved
     | DeliveriesMoved
     | OrderConverted
+    | ReplayRequested
+    | ReplayAdvanced
 )
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -201,11 +234,14 @@ def chained(previous: bytes, data: bytes) -> bytes:
 def subject(record: Record) -> int:
     """Return what a record is about, as the log's index has it: an event's seq, or minus a webhook's number.
 
-    An EventAccepted and a webhook's first WebhookSet are found by their own seq and need none: 0.
+    What gives a number, as an EventAccepted, a webhook's first WebhookSet and a ReplayRequested do, is found by its own
+    seq and needs none: 0. A ReplayAdvanced is about its replay: minus its number.
     """
     match record:
-        case EventAccepted():
+        case EventAccepted() | ReplayRequested():
             return 0
+        case ReplayAdvanced():
+            return -record.replay
         case AttemptRecorded():
             return record.event
         case _:

@@ -14,7 +14,7 @@ import msgspec
 from outbox.domain.deliveries import Delivery, State
 from outbox.domain.errors import CorruptError
 from outbox.domain.ids import body_digest, event_text
-from outbox.domain.projecting import Changes, EventRow, KeyRow, WebhookRow, project
+from outbox.domain.projecting import Changes, EventRow, KeyRow, ReplayRow, WebhookRow, project
 from outbox.domain.records import (
     GENESIS,
     AttemptRecorded,
@@ -26,7 +26,7 @@ from outbox.domain.records import (
     decode,
 )
 from outbox.journal.ledger import load_webhooks, settings_of
-from outbox.store.protocol import Head, LogRow, Reader, Slice
+from outbox.store.protocol import Head, LogRow, Reader, Slice, Tail
 
 PAGE = 1000
 RANGE = 500
@@ -66,7 +66,7 @@ async def verify(reader: Reader, kept: Head | None, progress: Progress = lambda 
             break
     tail = await reader.tail(chain.seq)
     chain.follow(tail.log)
-    chain.finish(tail.webhooks, tail.counters)
+    chain.finish(tail)
     _check_secrets(report, tail.webhooks, await reader.webhooks())
     for number in range(chain.seq // RANGE + 1):
         found = await reader.slice(number * RANGE, (number + 1) * RANGE - 1, chain.seq)
@@ -93,6 +93,7 @@ class _Chain:
         self._kept = kept
         self._counters: Counter[tuple[int, int]] = Counter()
         self._webhooks: dict[int, WebhookRow] = {}
+        self._replays: dict[int, ReplayRow] = {}
 
     def follow(self, rows: list[LogRow]) -> None:
         for row in rows:
@@ -122,6 +123,7 @@ class _Chain:
         for number, fields in changes.marks:
             if number in self._webhooks:
                 self._webhooks[number] = self._webhooks[number]._replace(**fields)  # type: ignore[arg-type]
+        self._replays.update((replay.number, replay) for replay in changes.replays)
         if isinstance(record, DeliveriesBuried):
             self._touches(row.seq, range(record.first // RANGE, record.last // RANGE + 1))
         elif isinstance(record, DeliveriesMoved):
@@ -133,19 +135,25 @@ class _Chain:
         for number in ranges:
             self.touching[number].append(seq)
 
-    def finish(self, webhooks: list[WebhookRow], counters: dict[tuple[int, int], int]) -> None:
+    def finish(self, tail: Tail) -> None:
         """Compare the small projections, as of the instant of the last record followed."""
         if self._kept is not None and self._kept.seq > self.seq:
             self._report.add(f"the log ends at {self.seq}, but the head file remembers record {self._kept.seq}")
-        for number in sorted(self._webhooks.keys() | {row.number for row in webhooks}):
-            stored = next((row for row in webhooks if row.number == number), None)
+        webhooks = {row.number: row for row in tail.webhooks}
+        for number in sorted(self._webhooks.keys() | webhooks.keys()):
+            stored = webhooks.get(number)
             if not _same_webhook(stored, self._webhooks.get(number)):
                 self._report.add(f"webhook {number}: its row is not what the log says")
         expected = {key: n for key, n in self._counters.items() if n}
-        stored_counters = {key: n for key, n in counters.items() if n}
+        stored_counters = {key: n for key, n in tail.counters.items() if n}
         for key in sorted(expected.keys() | stored_counters.keys()):
             if expected.get(key, 0) != stored_counters.get(key, 0):
                 self._report.add(f"counter {key}: {stored_counters.get(key, 0)}, the log says {expected.get(key, 0)}")
+
+        replays = {row.number: row for row in tail.replays}
+        for number in sorted(self._replays.keys() | replays.keys()):
+            if replays.get(number) != self._replays.get(number):
+                self._report.add(f"replay {number}: its row is not what the log says")
 
 
 def _same_webhook(stored: WebhookRow | None, expected: WebhookRow | None) -> bool:

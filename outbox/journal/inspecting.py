@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+from outbox.domain.replays import END_OF_EVENTS
 from outbox.domain.routing import Webhooks
 from outbox.journal.folding import Progress, Report, verify
 from outbox.journal.ledger import load_webhooks
 from outbox.journal.listing import TOP, DeliveryPage, EventPage, Wanted, list_deliveries, list_events
 from outbox.journal.reading import EventView, Stats, event_ids, gather_stats, view_event
+from outbox.journal.replays import ReplayPage, ReplayView, list_replays, view_replay
 from outbox.journal.telling import Entry, read_entries
 from outbox.store.protocol import Head, Position, Reader
 
@@ -34,6 +36,14 @@ class Inspector:
     async def deliveries(self, wanted: Wanted, limit: int, after: Position = TOP) -> DeliveryPage:
         """Return a page of deliveries, those of the newest events first."""
         return await list_deliveries(self._reader, wanted, limit, after)
+
+    async def replays(self, limit: int, before: int = END_OF_EVENTS) -> ReplayPage:
+        """Return a page of replays with numbers below `before`, newest first."""
+        return await list_replays(self._reader, limit, before)
+
+    async def replay(self, number: int) -> ReplayView:
+        """Return a replay and how far it has come. Raises NotFoundError."""
+        return await view_replay(self._reader, number)
 
     async def log(self, after: int, limit: int) -> list[Entry]:
         """Return up to `limit` entries of the log that follow the seq `after`, in order."""

@@ -8,24 +8,17 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from outbox.domain.deliveries import Delivery, State
+from outbox.domain.deliveries import STORED, Delivery, State
 from outbox.domain.projecting import WebhookRow
 from outbox.domain.records import EventAccepted
 from outbox.journal.ledger import settings_of
-from outbox.journal.reading import is_held, state_word
+from outbox.journal.reading import Homes, is_held, state_word
 from outbox.journal.walking import DeadWalk, EventWalk, Match, Walk, WebhookWalk, look_up
 from outbox.store.protocol import EventFilter, Position, Reader
 
 TOP = Position(2**63 - 1, 0)
 
-_STORED = {
-    "pending": frozenset({State.PENDING}),
-    "waiting": frozenset({State.WAITING}),
-    "held": frozenset({State.PENDING, State.WAITING}),
-    "acknowledged": frozenset({State.ACKNOWLEDGED}),
-    "dead": frozenset({State.DEAD}),
-}
-STATES = tuple(_STORED)
+STATES = tuple(STORED)
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -105,7 +98,7 @@ async def _events(
     reader: Reader, wanted: EventFilter, limit: int, after: Position
 ) -> tuple[dict[int, EventAccepted], Position | None]:
     """Return one event more than `limit` if there is one, and where the walk has come to."""
-    walk = EventWalk(reader, wanted, frozenset(), frozenset())
+    walk = EventWalk(reader, wanted, lambda _event: (), frozenset())
     events = await walk.events(after.event, limit + 1)
     return dict(events), walk.end
 
@@ -126,7 +119,7 @@ async def _matches(
 
 async def _walk(reader: Reader, wanted: Wanted, webhooks: dict[int, WebhookRow]) -> Walk | None:
     """Choose the cheapest way to the wanted deliveries; None if the counters say that there are none."""
-    states = _STORED[wanted.state] if wanted.state else frozenset(State)
+    states = STORED[wanted.state] if wanted.state else frozenset(State)
     counters = await reader.counters()
     having = {number for (number, state), n in counters.items() if n > 0 and state in states and number in webhooks}
     if wanted.state in {"pending", "waiting", "held"}:
@@ -139,13 +132,15 @@ async def _walk(reader: Reader, wanted: Wanted, webhooks: dict[int, WebhookRow])
         return DeadWalk(reader, wanted.events, wanted.webhook)
     if len(having) == 1:
         return WebhookWalk(reader, wanted.events, having.pop(), states)
-    return EventWalk(reader, wanted.events, frozenset(having), states)
+    homes = Homes(webhooks[number] for number in having)
+    return EventWalk(reader, wanted.events, homes.of, states)
 
 
 async def _deliveries_of(
     reader: Reader, events: dict[int, EventAccepted], webhooks: dict[int, WebhookRow]
 ) -> dict[int, list[ListedDelivery]]:
-    pairs = [(webhook, seq) for seq, accepted in events.items() for webhook in accepted.targets]
+    homes = Homes(webhooks.values())
+    pairs = [(webhook, seq) for seq, accepted in events.items() for webhook in homes.of(accepted)]
     found: dict[int, list[ListedDelivery]] = {}
     for delivery in await look_up(reader, pairs):
         listed = _listed(delivery, events[delivery.event], webhooks)

@@ -1,5 +1,7 @@
 """What people ask: one event with its deliveries and attempts, and the state of everything in a few numbers."""
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from outbox.domain.deliveries import EXPIRED, Delivery, Effect, State
@@ -9,6 +11,7 @@ from outbox.domain.projecting import EVENTS_COUNTER, WebhookRow
 from outbox.domain.records import AttemptRecorded, DeliveriesBuried, DeliveriesMoved, EventAccepted, decode
 from outbox.domain.webhooks import WebhookState, webhook_state
 from outbox.journal.ledger import settings_of
+from outbox.journal.walking import look_up
 from outbox.store.protocol import Reader
 
 ATTEMPTS_SHOWN = 1000
@@ -32,6 +35,23 @@ class EventView(Struct, frozen=True):
     def url(self, webhook: int) -> str:
         """Return the URL, without user and password, that a webhook has now or had when it was deleted."""
         return settings_of(self.webhooks[webhook]).url
+
+
+class Homes:
+    """Which of some webhooks may have a delivery of an event: its targets, and those that may have got it later."""
+
+    def __init__(self, rows: Iterable[WebhookRow]) -> None:
+        """Index webhooks, deleted ones too, by the instance they belong to."""
+        self._numbers: set[int] = set()
+        self._by_instance: dict[str, list[int]] = {}
+        for row in rows:
+            self._numbers.add(row.number)
+            self._by_instance.setdefault(row.instance, []).append(row.number)
+
+    def of(self, event: EventAccepted) -> list[int]:
+        """Return their numbers, the oldest first."""
+        found = self._numbers.intersection(event.targets)
+        return sorted(found.union(self._by_instance.get("", ()), self._by_instance.get(event.instance, ())))
 
 
 class WebhookStats(Struct, frozen=True):
@@ -76,11 +96,11 @@ async def view_event(reader: Reader, event_id: str) -> EventView:
     if not isinstance(record, EventAccepted):
         msg = f"the record of event {event_text(parse_event(event_id))} (seq {seq}) is not in the log"
         raise CorruptError(msg)
+    webhook_rows, _ = await reader.webhooks()
     # The deliveries first: a settled one is then never shown without the attempt that settled it.
-    deliveries = await reader.deliveries([(webhook, seq) for webhook in record.targets])
+    deliveries = await look_up(reader, [(webhook, seq) for webhook in Homes(webhook_rows).of(record)])
     about = [decode(row.record) for row in await reader.about(seq, ATTEMPTS_SHOWN)]
     attempts = [record for record in about if isinstance(record, AttemptRecorded)]
-    webhook_rows, _ = await reader.webhooks()
     webhooks = {row.number: row for row in webhook_rows}
     dead = [delivery for delivery in deliveries if delivery.state == State.DEAD]
     return EventView(

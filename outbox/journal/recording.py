@@ -16,10 +16,16 @@ _PENDING, _WAITING = int(State.PENDING), int(State.WAITING)
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """An attempt that has ended, and the revision of the settings that it was made with."""
+    """An attempt that has ended, and what was so when it began.
+
+    That is the revision of the settings, and of the delivery the attempts charged and from when its age counted (None:
+    as it does now).
+    """
 
     attempt: AttemptRecorded
     revision: int = 0
+    charged: int = 0
+    since_ms: int | None = None
 
 
 class RecordAttempts(Struct, frozen=True):
@@ -55,12 +61,26 @@ def _record(ledger: Ledger, outcome: Outcome) -> Effect:
     delivery = ledger.delivery(attempt.webhook, attempt.event)
     if delivery is None or delivery.state > _WAITING or delivery.attempts != attempt.attempt - 1:
         attempt = structs.replace(attempt, effect=Effect.LATE, reason="")
-    elif delivery.queue is not None or delivery.state != _PENDING:
-        attempt = _in_queue(ledger, attempt, delivery)
+    else:
+        if outcome.since_ms not in {None, delivery.since_ms}:
+            attempt = _replayed(outcome, delivery)
+        if delivery.queue is not None or delivery.state != _PENDING:
+            attempt = _in_queue(ledger, attempt, delivery)
     ledger.append_attempt(attempt)
     if outcome.attempt.effect is Effect.SUSPEND:
         _suspend(ledger, outcome)
     return attempt.effect
+
+
+def _replayed(outcome: Outcome, delivery: Delivery) -> AttemptRecorded:
+    """Return the attempt as it counts for a delivery that was replayed while it was under way.
+
+    The budget has begun anew, and what failed before the replay is tried again when the replay says.
+    """
+    attempt = outcome.attempt
+    charged = delivery.charged + attempt.charged - outcome.charged
+    due_ms = delivery.due_ms if attempt.effect is Effect.RETRY else attempt.due_ms
+    return structs.replace(attempt, charged=charged, due_ms=due_ms)
 
 
 def _in_queue(ledger: Ledger, attempt: AttemptRecorded, delivery: Delivery) -> AttemptRecorded:

@@ -3,7 +3,7 @@
 from msgspec import Struct, structs
 
 from outbox.domain.errors import CorruptError
-from outbox.domain.records import AttemptRecorded, DeliveriesMoved, Record, WebhookSuspended, decode
+from outbox.domain.records import AttemptRecorded, DeliveriesMoved, Record, ReplayRequested, WebhookSuspended, decode
 from outbox.store.protocol import LogRow, Reader
 
 MOVED_SHOWN = 20
@@ -47,6 +47,8 @@ def _about(record: Record | None) -> list[int]:
             return [record.event] if record.promoted is None else [record.event, record.promoted[0]]
         case WebhookSuspended():
             return [record.event]
+        case ReplayRequested():
+            return [] if record.wanted.event is None else [record.wanted.event]
         case DeliveriesMoved():
             return [moved.event for moved in record.rows[:MOVED_SHOWN]]
         case _:

@@ -3,7 +3,7 @@
 Each walk is for one page: it looks at a bounded number of rows and then says that it is spent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from outbox.domain.deliveries import Delivery, State
@@ -84,10 +84,16 @@ class DeadWalk:
 
 
 class EventWalk:
-    """Down the events, looking their deliveries up by the targets that stand in their records."""
+    """Down the events, looking up the deliveries that they may have."""
 
-    def __init__(self, reader: Reader, wanted: EventFilter, webhooks: frozenset[int], states: frozenset[State]) -> None:
-        """Find the deliveries to `webhooks` in `states`."""
+    def __init__(
+        self,
+        reader: Reader,
+        wanted: EventFilter,
+        webhooks: Callable[[EventAccepted], Iterable[int]],
+        states: frozenset[State],
+    ) -> None:
+        """Find the deliveries in `states`, to those of the `webhooks` that may have one of an event."""
         self._reader = reader
         self._wanted = wanted
         self._webhooks = webhooks
@@ -117,10 +123,7 @@ class EventWalk:
         events = await self.events(after.event + (after.webhook > 0), limit)
         records = dict(events)
         pairs = [
-            (webhook, seq)
-            for seq, accepted in events
-            for webhook in accepted.targets
-            if webhook in self._webhooks and (seq, webhook) < after
+            (webhook, seq) for seq, accepted in events for webhook in self._webhooks(accepted) if (seq, webhook) < after
         ]
         deliveries = await look_up(self._reader, pairs)
         found = [Match(delivery, records[delivery.event]) for delivery in deliveries if delivery.state in self._states]

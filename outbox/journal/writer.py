@@ -143,7 +143,7 @@ class Journal:
             self._queue.extendleft(reversed(ahead.entries))
 
     async def _commit(self, commit: "_Commit") -> None:
-        wants = Wants(deliveries=[], keys=[], unsettled=[], queues=[], rows=[], headless=[])
+        wants = Wants(deliveries=[], alone=[], keys=[], unsettled=[], queues=[], rows=[], headless=[])
         if not commit.blind:
             for entry in commit.entries:
                 entry.command.want(wants, self.webhooks)

@@ -328,7 +328,7 @@ class Lane:
                 record = self._around.tower.conclude(webhook, claim, flight, retry_s)
                 note(self._log, claim, record, flight.answer)
                 recording = True
-                outcome = Outcome(record, webhook.revision)
+                outcome = Outcome(record, webhook.revision, claim.charged, claim.since_ms)
                 urgent = webhook.settings.order != "none"  # the next of the queue waits for it
                 self._around.recorder.record(outcome, partial(self._recorded, claim.seq), urgent=urgent)
         finally:

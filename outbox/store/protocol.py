@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from outbox.domain.deliveries import Delivery
-from outbox.domain.projecting import Changes, EventRow, KeyRow, WebhookRow
+from outbox.domain.projecting import Changes, EventRow, KeyRow, ReplayRow, WebhookRow
 from outbox.domain.records import GENESIS
 
 
@@ -72,12 +72,14 @@ class QueueFact(NamedTuple):
 class Wants(Struct):
     """The rows a commit must know.
 
-    Deliveries by (webhook, event), and with each that stands in a queue, this queue; queues by (webhook, queue); keys;
-    runs of unsettled deliveries by (webhook, after, limit), with their events' records by (webhook, after, before,
-    limit); and those that would be the heads of the queues without one by (webhook, after, limit).
+    Deliveries by (webhook, event), and with each that stands in a queue, this queue (those in `alone` without it);
+    queues by (webhook, queue); keys; runs of unsettled deliveries by (webhook, after, limit), with their events'
+    records by (webhook, after, before, limit); and those that would be the heads of the queues without one by (webhook,
+    after, limit).
     """
 
     deliveries: list[tuple[int, int]] = []
+    alone: list[tuple[int, int]] = []
     keys: list[bytes] = []
     unsettled: list[tuple[int, int, int]] = []
     queues: list[tuple[int, int]] = []
@@ -152,6 +154,13 @@ class FoundDelivery(NamedTuple):
     record: bytes
 
 
+class FoundReplay(NamedTuple):
+    """A replay, with its encoded ReplayRequested."""
+
+    row: ReplayRow
+    record: bytes
+
+
 class Run(NamedTuple):
     """One step of a listing, newest first: what it found, and where it has come to (None: to the end).
 
@@ -161,6 +170,21 @@ class Run(NamedTuple):
     found: list[FoundDelivery]
     reached: Position | None
     spent: bool
+
+
+class Span(NamedTuple):
+    """The deliveries of a webhook, or the events for it, after one event and before another."""
+
+    webhook: int
+    after: int
+    before: int
+
+
+class Stretch(NamedTuple):
+    """One step of a replay, oldest event first: what it found, and the event up to which it has looked (None: all)."""
+
+    found: list[FoundEvent]
+    reached: int | None
 
 
 class Slice(NamedTuple):
@@ -178,6 +202,7 @@ class Tail(NamedTuple):
     log: list[LogRow]
     webhooks: list[WebhookRow]
     counters: dict[tuple[int, int], int]
+    replays: list[ReplayRow]
 
 
 class Reader(Protocol):
@@ -250,6 +275,24 @@ class Reader(Protocol):
 
     async def any_since(self, since_ms: int, below: int) -> bool:
         """Say whether an event below that seq was accepted at `since_ms` or later; never no by mistake."""
+
+    async def replayable(self, span: Span, states: Sequence[int], wanted: EventFilter, limit: int) -> Stretch:
+        """Return the events of up to `limit` deliveries of the span, in those states and of wanted events."""
+
+    async def addable(self, span: Span, kinds: Sequence[str], wanted: EventFilter, limit: int) -> Stretch:
+        """Return up to `limit` wanted events of the span, of those kinds (none: any), that the webhook has not got."""
+
+    async def count_replayable(self, span: Span, states: Sequence[int], wanted: EventFilter) -> tuple[int, int | None]:
+        """Count what `replayable` would find, and return also the event up to which it has looked (None: all)."""
+
+    async def count_addable(self, span: Span, kinds: Sequence[str], wanted: EventFilter) -> tuple[int, int | None]:
+        """Count what `addable` would find, and return also the event up to which it has looked (None: all)."""
+
+    async def replays(self, before: int, limit: int) -> list[FoundReplay]:
+        """Return up to `limit` replays with numbers below `before`, the newest first."""
+
+    async def replays_running(self) -> list[FoundReplay]:
+        """Return the replays that have not come to their end, the oldest first."""
 
     async def event_ids(self, seqs: Sequence[int]) -> dict[int, bytes]:
         """Return the ids of events by seq; one that is not there is left out."""

@@ -36,6 +36,12 @@ CHECKED = (
 )
 ENDLESS = "/log/stream"
 IN_ORDER = ("PUT", "POST", "GET", "DELETE")
+WEBHOOK = "wh_1"
+REPLAYS: dict[str, dict[str, Any]] = {
+    "/events/replay": {"webhook": WEBHOOK},
+    "/deliveries/replay": {"webhook": WEBHOOK},
+    "/deliveries/{delivery_id}/replay": {"acknowledged": True},
+}
 GOOD_EVENT: dict[str, Any] = {"event": "messages.upsert", "instance": "loja01", "data": {}}
 
 
@@ -107,17 +113,21 @@ async def test_routes_that_take_events_say_what_they_may_answer(tmp_path: Path) 
 async def test_all_routes_keep_what_the_document_promises(tmp_path: Path) -> None:
     """Good and bad requests, made from the document, get the statuses, types, headers and bodies it promises."""
     async with Receiver() as receiver, running(tmp_path) as service:
-        event_id = await service.accept()
-        answered = await asyncio.to_thread(_ask_everything, service, await document(service), event_id, receiver.url)
+        known = {"token": INGEST_TOKEN, "instance": "loja01", "name": "second"}
+        await service.set_webhook("kept", receiver.url)
+        known["event_id"] = await service.accept(instance="kept")
+        known["delivery_id"] = f"dlv_{known['event_id'].removeprefix('evt_')}_{WEBHOOK.removeprefix('wh_')}"
+        reply = await service.request("POST", f"/deliveries/{known['delivery_id']}/replay", {"acknowledged": True})
+        known["replay_id"] = reply.json()["id"]
+        answered = await asyncio.to_thread(_ask_everything, service, await document(service), known, receiver.url)
         assert not [line for line in service.log if line["level"] == "error"]
     never_well = [label for label, statuses in answered.items() if not [status for status in statuses if status < 300]]
     assert never_well == []
 
 
-def _ask_everything(service: Service, described: Any, event_id: str, url: str) -> dict[str, Counter[int]]:
+def _ask_everything(service: Service, described: Any, known: dict[str, str], url: str) -> dict[str, Counter[int]]:
     """Ask every operation; return the statuses each answered with. Raises what a check finds."""
     load_all_checks()
-    known = {"token": INGEST_TOKEN, "instance": "loja01", "name": "second", "event_id": event_id}
     schema = schemathesis.openapi.from_dict(described)
     schema.validate()
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
@@ -158,7 +168,9 @@ def _asker(
 
 def _mend(case: Case[Any], url: str) -> None:
     """Make a body that has the right shape one that means something: a kind that is known, a URL that answers."""
-    if case.path.startswith(("/events", "/ingest")) and case.method == HTTPMethod.POST:
+    if case.path in REPLAYS:
+        case.body = dict(REPLAYS[case.path])
+    elif case.path.startswith(("/events", "/ingest")) and case.method == HTTPMethod.POST:
         if case.media_type == "application/x-ndjson":
             case.body = '{"event": "call", "instance": "loja01", "data": 1}\n'
         else:

@@ -24,6 +24,7 @@ async def stopped(tmp_path: Path) -> AsyncIterator[Service]:
             assert (await service.request("POST", "/events", body, headers)).status == 202
         await service.wait_until_settled()
         assert (await service.request("DELETE", "/webhooks/instances/loja02")).status == 204
+        assert (await service.request("POST", "/deliveries/replay", {"state": "dead"})).status == 202
         assert await service.stop() == 0
         yield service
 
@@ -51,6 +52,7 @@ async def test_damaged_projections_are_named_and_mended(stopped: Service) -> Non
     """`verify` names every row that the log does not say, `rebuild` mends them all, and the service goes on."""
     (webhook, event), *_ = ask(stopped.database, "SELECT webhook, event FROM delivery ORDER BY event LIMIT 1")
     last = ask(stopped.database, "SELECT max(seq) FROM event")[0][0]
+    ((replay,),) = ask(stopped.database, "SELECT number FROM replay")
     change(
         stopped.database,
         f"UPDATE delivery SET state = 3 WHERE webhook = {webhook} AND event = {event}",
@@ -59,6 +61,7 @@ async def test_damaged_projections_are_named_and_mended(stopped: Service) -> Non
         f"UPDATE idempotency SET event = {event} WHERE event = {last}",
         f"UPDATE counter SET n = n + 1 WHERE webhook = {webhook} AND state = 2",
         f"UPDATE webhook SET updated_ms = 1 WHERE number = {webhook}",
+        f"UPDATE replay SET skipped = 1 WHERE number = {replay}",
         "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged) VALUES (1, 1, 2, 0, 0, 0)",
     )
     found = "\n".join(await problems_printed(stopped))
@@ -69,6 +72,7 @@ async def test_damaged_projections_are_named_and_mended(stopped: Service) -> Non
         "idempotency key",
         f"counter ({webhook}, 2): 41, the log says 40",
         f"webhook {webhook}: its row is not what the log says",
+        f"replay {replay}: its row is not what the log says",
         "Delivery(webhook=1, event=1",
     ):
         assert named in found
@@ -103,7 +107,7 @@ async def test_a_lost_body_is_named(stopped: Service) -> None:
 
 
 async def test_a_damaged_body_is_never_delivered(stopped: Service, tmp_path: Path) -> None:
-    """A pending delivery whose body fails its digest ends as dead with that reason, without a POST."""
+    """A pending delivery whose body fails its digest ends as dead with that reason, without a POST or a copy."""
     async with Receiver(lambda _arrival: 503) as receiver:
         stopped.settings["WEBHOOK_GLOBAL_URL"] = receiver.url
         await stopped.start()
@@ -118,6 +122,9 @@ async def test_a_damaged_body_is_never_delivered(stopped: Service, tmp_path: Pat
         event = (await stopped.request("GET", f"/events/{event_id}")).json()
         assert event["payload"] is None
         assert (event["attempts"][-1]["error"], event["attempts"][-1]["status"]) == ("corrupt_body", None)
+        path = f"/deliveries/{event['deliveries'][0]['id']}/replay"
+        copy = await stopped.request("POST", path, {"to": receiver.url})
+        assert copy.json() == {"id": None, "deliveries": 1, "status": None, "error": "corrupt_body"}
         assert len(receiver.arrivals) == posts
         assert await stopped.stop() == 0
 

@@ -1,4 +1,4 @@
-"""Files as the releases before schema 3 wrote them: their schema, and records and rows in the shape of then.
+"""Files as earlier releases left them: their schema, and records and rows in the shape of then.
 
 Nothing here goes by today's structs, so that a change of these cannot make the past look different.
 """
@@ -20,6 +20,8 @@ RETRY, ACKNOWLEDGE, BURY = 1, 2, 3
 FIRST, OFF, GONE = 1, 2, 3
 """The numbers of the three webhooks: one that works, one that was disabled, one that was deleted."""
 KEY = b"k" * 16
+ORDER = 3
+"""The schema that brought order; a file of it has the records of then if it was written before."""
 
 
 class EarlierFile:
@@ -117,11 +119,13 @@ def make_earlier(path: Path, schema: int, at_ms: int, url: str) -> None:
         (FIRST, again, PENDING, 1), (FIRST, bad, DEAD, 1), (FIRST, fresh, PENDING, 0), (OFF, good, ACKNOWLEDGED, 1),
         (OFF, held, PENDING, 0), (GONE, again, DEAD, 0), (GONE, lost, DEAD, 0),
     ):  # fmt: skip
-        file.row("delivery", webhook, event, state, at_ms + 9 * attempts, attempts, attempts)
+        since = (None, at_ms) if schema >= ORDER else ()
+        file.row("delivery", webhook, event, state, at_ms + 9 * attempts, attempts, attempts, *since)
     kept = (secret[:16], hashlib.sha256(secret).digest())
-    file.row("webhook", FIRST, "instance", "loja01", "", first, "api", *kept, at_ms, at_ms, None)
-    file.row("webhook", OFF, "instance", "loja02", "", off, "api", b"", b"", at_ms, at_ms, None)
-    file.row("webhook", GONE, "instance", "loja03", "", gone, "api", b"", b"", at_ms, at_ms, at_ms)
+    never = (0, b"\x90", 0, 0, 0, 0) if schema >= ORDER else ()
+    file.row("webhook", FIRST, "instance", "loja01", "", first, "api", *kept, at_ms, at_ms, None, *never)
+    file.row("webhook", OFF, "instance", "loja02", "", off, "api", b"", b"", at_ms, at_ms, None, *never)
+    file.row("webhook", GONE, "instance", "loja03", "", gone, "api", b"", b"", at_ms, at_ms, at_ms, *never)
     counts = {(0, -1): 6, (FIRST, PENDING): 2, (FIRST, DEAD): 1, (OFF, ACKNOWLEDGED): 1, (OFF, PENDING): 1}
     for (number, state), n in {**counts, (GONE, PENDING): 0, (GONE, DEAD): 2}.items():
         file.row("counter", number, state, n)

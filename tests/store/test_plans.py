@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from outbox.domain.deliveries import State
-from outbox.store.protocol import EventFilter, Position
-from outbox.store.sqlite import facts, listing, reading, writing
+from outbox.store.protocol import EventFilter, Position, Span
+from outbox.store.sqlite import facts, listing, reading, replays, writing
 from outbox.store.sqlite.reading import SqliteReader, open_reader
 from tests.store.filling import START_MS, Planned, fill
 
 ROWS = 50_000
-LARGE = ("log", "event", "delivery", "body", "idempotency")
+LARGE = ("log", "event", "delivery", "body", "idempotency", "replay")
 NARROW = EventFilter(kind="CALL", instance="loja01", since_ms=START_MS, until_ms=2**40)
 
 
@@ -95,6 +95,12 @@ async def _ask_everything(reader: SqliteReader, asked: list[tuple[str, int]]) ->
         await reader.deliveries_below(top, [0, 1], wanted, 10)
         await reader.dead_below(top, None, wanted, 10)
         await reader.dead_below(top, 1, wanted, 10)
+        await reader.replayable(Span(1, 0, 2**62), [0, 3], wanted, 10)
+        await reader.addable(Span(1, 0, 2**62), ["CALL", "MESSAGES_UPSERT"], wanted, 10)
+        await reader.count_replayable(Span(1, 0, 2**62), [0, 3], wanted)
+        await reader.count_addable(Span(1, 0, 2**62), [], wanted)
+    await reader.replays(2**62, 10)
+    await reader.replays_running()
     await reader.event_floor(2**62)
     await reader.any_since(START_MS, 10)
     await reader.event_ids([3, 4, 5])
@@ -128,9 +134,19 @@ def test_lists_go_by_the_keys_they_are_made_for(plans: sqlite3.Connection) -> No
     assert "d USING PRIMARY KEY (webhook=? AND event>? AND event<?)" in plan(plans, of_webhook, 5)[0]
     dead = f"{listing._DEAD} ORDER BY d.event DESC, d.webhook DESC LIMIT ?"
     assert "USING INDEX delivery_dead" in plan(plans, dead, 4)[0]
-    one = listing._DEAD + listing._conditions(EventFilter(), 1)[0]
+    one = listing._DEAD + listing.conditions(EventFilter(), 1)[0]
     assert "USING INDEX delivery_dead" in plan(plans, f"{one} ORDER BY d.event DESC, d.webhook DESC LIMIT ?", 5)[0]
     assert "USING COVERING INDEX" in " ".join(plan(plans, listing._SINCE, 2))
+
+
+def test_a_replay_goes_along_the_keys_there_are(plans: sqlite3.Connection) -> None:
+    """Through a webhook's deliveries, or through the events, oldest first; what it joins is looked up."""
+    deliveries = replays._FOUND.format(replays._DELIVERIES.format("?"), "d.event")
+    assert any("d USING PRIMARY KEY (webhook=? AND event>? AND event<?)" in step for step in plan(plans, deliveries, 5))
+    events = replays._FOUND.format(replays._EVENTS, "e.seq")
+    assert any("e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in step for step in plan(plans, events, 4))
+    assert any("delivery USING PRIMARY KEY (webhook=? AND event=?)" in step for step in plan(plans, events, 4))
+    assert "USING INDEX replay_running" in plan(plans, replays._RUNNING, 0)[0]
 
 
 @pytest.mark.parametrize(

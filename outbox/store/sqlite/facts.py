@@ -75,12 +75,10 @@ _FOUND_AT_ONCE = 500
 def find_facts(connection: sqlite3.Connection, wants: Wants) -> Facts:
     """Return the facts that `wants` names, as they are in this transaction."""
     facts = Facts(head=read_head(connection), deliveries={}, keys={}, unsettled={}, queues={}, rows={}, headless={})
-    settled: Counter[tuple[int, int]] = Counter()
-    for row in _decoded(connection, _DELIVERIES, wants.deliveries):
-        delivery = Delivery._make(row)
-        facts.deliveries[delivery.webhook, delivery.event] = delivery
-        if delivery.queue is not None:
-            settled[delivery.webhook, delivery.queue] += 1
+    facts.deliveries = _deliveries(connection, wants.alone)
+    standing = _deliveries(connection, wants.deliveries)
+    facts.deliveries |= standing
+    settled = Counter((row.webhook, row.queue) for row in standing.values() if row.queue is not None)
     if settled or wants.queues:
         facts.queues = _queues(connection, settled, wants.queues)
     if wants.keys:
@@ -96,6 +94,11 @@ def find_facts(connection: sqlite3.Connection, wants: Wants) -> Facts:
         parameters = {"w": webhook, "after": after, "limit": limit}
         facts.headless[webhook] = [Delivery._make(row) for row in connection.execute(_HEADLESS, parameters)]
     return facts
+
+
+def _deliveries(connection: sqlite3.Connection, wanted: Sequence[Row]) -> dict[tuple[int, int], Delivery]:
+    rows = map(Delivery._make, _decoded(connection, _DELIVERIES, wanted))
+    return {(row.webhook, row.event): row for row in rows}
 
 
 def _queues(

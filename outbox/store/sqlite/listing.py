@@ -29,15 +29,15 @@ _SINCE = "SELECT count(*), min(seq) FROM (SELECT seq FROM event WHERE id >= ? OR
 
 def event_floor(connection: sqlite3.Connection, before: int) -> int:
     """Return the seq of the last event that a walk down from `before` may look at; 0 when it may see the end."""
-    return _scalar(connection, _EVENT_FLOOR, (before, LOOKED_AT_ONCE - 1))
+    return scalar(connection, _EVENT_FLOOR, (before, LOOKED_AT_ONCE - 1))
 
 
 def events_between(
     connection: sqlite3.Connection, span: tuple[int, int], wanted: EventFilter, limit: int
 ) -> list[FoundEvent]:
     """See `Reader.events_between`."""
-    conditions, values = _conditions(wanted)
-    query = f"{_EVENTS}{conditions} ORDER BY e.seq DESC LIMIT ?"
+    narrowed, values = conditions(wanted)
+    query = f"{_EVENTS}{narrowed} ORDER BY e.seq DESC LIMIT ?"
     return [FoundEvent._make(row) for row in connection.execute(query, (span[1], span[0], *values, limit))]
 
 
@@ -46,9 +46,9 @@ def deliveries_below(
 ) -> Run:
     """See `Reader.deliveries_below`."""
     event, webhook = before
-    floor = _scalar(connection, _WEBHOOK_FLOOR, (webhook, event, LOOKED_AT_ONCE - 1))
-    conditions, values = _conditions(wanted)
-    query = f"{_OF_WEBHOOK.format(groups(len(states)))}{conditions} ORDER BY d.event DESC LIMIT ?"
+    floor = scalar(connection, _WEBHOOK_FLOOR, (webhook, event, LOOKED_AT_ONCE - 1))
+    narrowed, values = conditions(wanted)
+    query = f"{_OF_WEBHOOK.format(groups(len(states)))}{narrowed} ORDER BY d.event DESC LIMIT ?"
     rows = connection.execute(query, (webhook, event, floor, *states, *values, limit))
     return _run([_found(row) for row in rows], floor, limit)
 
@@ -57,9 +57,9 @@ def dead_below(
     connection: sqlite3.Connection, before: Position, webhook: int | None, wanted: EventFilter, limit: int
 ) -> Run:
     """See `Reader.dead_below`."""
-    floor = _scalar(connection, _DEAD_FLOOR, (before.event, LOOKED_AT_ONCE - 1))
-    conditions, values = _conditions(wanted, webhook)
-    query = f"{_DEAD}{conditions} ORDER BY d.event DESC, d.webhook DESC LIMIT ?"
+    floor = scalar(connection, _DEAD_FLOOR, (before.event, LOOKED_AT_ONCE - 1))
+    narrowed, values = conditions(wanted, webhook)
+    query = f"{_DEAD}{narrowed} ORDER BY d.event DESC, d.webhook DESC LIMIT ?"
     rows = connection.execute(query, (*before, floor, *values, limit))
     return _run([_found(row) for row in rows], floor, limit)
 
@@ -77,8 +77,11 @@ def event_ids(connection: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, 
     return dict(connection.execute(query, seqs).fetchall())
 
 
-def _conditions(wanted: EventFilter, webhook: int | None = None) -> tuple[str, list[object]]:
-    """Return what follows WHERE ..., and its parameters. The + keeps a walk down the dead from going by the webhook."""
+def conditions(wanted: EventFilter, webhook: int | None = None) -> tuple[str, list[object]]:
+    """Return what follows WHERE ..., with the event as `e`, and its parameters.
+
+    The delivery is `d`; the + keeps a walk down the dead from going by the webhook.
+    """
     parts = {
         " AND +d.webhook = ?": webhook,
         " AND e.kind = ?": wanted.kind,
@@ -101,6 +104,7 @@ def _run(found: list[FoundDelivery], floor: int, limit: int) -> Run:
     return Run(found, Position(floor, 0) if floor else None, spent=True)
 
 
-def _scalar(connection: sqlite3.Connection, query: str, parameters: Sequence[object]) -> int:
+def scalar(connection: sqlite3.Connection, query: str, parameters: Sequence[object]) -> int:
+    """Return the one number that a query finds, 0 if it finds nothing."""
     row = connection.execute(query, parameters).fetchone()
     return int(row[0]) if row else 0

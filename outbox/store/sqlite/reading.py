@@ -9,8 +9,21 @@ import msgspec
 
 from outbox.domain.deliveries import Delivery
 from outbox.domain.projecting import EventRow, KeyRow, WebhookRow
-from outbox.store.protocol import Due, EventFilter, FoundEvent, Head, LogRow, Position, Run, Slice, Tail
-from outbox.store.sqlite import listing
+from outbox.store.protocol import (
+    Due,
+    EventFilter,
+    FoundEvent,
+    FoundReplay,
+    Head,
+    LogRow,
+    Position,
+    Run,
+    Slice,
+    Span,
+    Stretch,
+    Tail,
+)
+from outbox.store.sqlite import listing, replays
 from outbox.store.sqlite.connections import Hopper, Opener, connect, flat, groups, open_thread, translated
 
 _LOG = "SELECT seq, subject, record, digest FROM log"
@@ -166,6 +179,30 @@ class SqliteReader:
         """See `Reader.any_since`."""
         return await self._run(listing.any_since, since_ms, below)
 
+    async def replayable(self, span: Span, states: Sequence[int], wanted: EventFilter, limit: int) -> Stretch:
+        """See `Reader.replayable`."""
+        return await self._run(replays.replayable, span, states, wanted, limit)
+
+    async def addable(self, span: Span, kinds: Sequence[str], wanted: EventFilter, limit: int) -> Stretch:
+        """See `Reader.addable`."""
+        return await self._run(replays.addable, span, kinds, wanted, limit)
+
+    async def count_replayable(self, span: Span, states: Sequence[int], wanted: EventFilter) -> tuple[int, int | None]:
+        """See `Reader.count_replayable`."""
+        return await self._run(replays.count_replayable, span, states, wanted)
+
+    async def count_addable(self, span: Span, kinds: Sequence[str], wanted: EventFilter) -> tuple[int, int | None]:
+        """See `Reader.count_addable`."""
+        return await self._run(replays.count_addable, span, kinds, wanted)
+
+    async def replays(self, before: int, limit: int) -> list[FoundReplay]:
+        """See `Reader.replays`."""
+        return await self._run(replays.page, before, limit)
+
+    async def replays_running(self) -> list[FoundReplay]:
+        """See `Reader.replays_running`."""
+        return await self._run(replays.running)
+
     async def event_ids(self, seqs: Sequence[int]) -> dict[int, bytes]:
         """See `Reader.event_ids`."""
         return await self._run(listing.event_ids, seqs)
@@ -256,6 +293,7 @@ def _tail(connection: sqlite3.Connection, after: int) -> Tail:
             log=_log(connection, f"{_LOG} WHERE seq > ? ORDER BY seq", (after,)),
             webhooks=[WebhookRow._make(row) for row in connection.execute(_WEBHOOK)],
             counters=_counters(connection),
+            replays=replays.rows(connection),
         )
     finally:
         connection.execute("ROLLBACK")

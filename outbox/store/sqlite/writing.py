@@ -29,7 +29,7 @@ from outbox.store.sqlite.reading import SqliteReader, open_reader, read_head
 _HEAD_INTERVAL_S = 1.0
 _PAGE_BYTES = 4096
 _REBUILD_PAGE = 2000
-_PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter")
+_PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter", "replay")
 
 _log = structlog.get_logger("store")
 
@@ -251,6 +251,7 @@ def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
     for number, fields in changes.marks:
         assigned = ", ".join(f"{name} = ?" for name in fields)
         connection.execute(f"UPDATE webhook SET {assigned} WHERE number = ?", (*fields.values(), number))  # noqa: S608
+    insert(connection, _REPLAY, changes.replays)
     counters = [(webhook, state, n) for (webhook, state), n in changes.counters.items() if n]
     insert(connection, "INSERT INTO counter (webhook, state, n) VALUES", counters, _COUNT)
 
@@ -271,5 +272,8 @@ _WEBHOOK = (
     " secret = excluded.secret, fingerprint = excluded.fingerprint, updated_ms = excluded.updated_ms,"
     " suspended_ms = excluded.suspended_ms, held = excluded.held, opened_ms = excluded.opened_ms,"
     " phase = excluded.phase, position = excluded.position, until = excluded.until"
+)
+_REPLAY = (
+    "INSERT OR REPLACE INTO replay (number, webhook, event, replayed, skipped, next_ms, updated_ms, finished) VALUES"
 )
 _COUNT = "ON CONFLICT (webhook, state) DO UPDATE SET n = n + excluded.n"

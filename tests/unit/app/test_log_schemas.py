@@ -136,4 +136,4 @@ def test_many_moves_are_counted_and_the_first_shown() -> None:
     }  # fmt: skip
     one = shown(DeliveriesMoved(9, AT_MS, Move.PROMOTE, (rows[100],), "", 77))
     assert one["deliveries"][0]["queue"] == "fffffffffffffffe"
-    assert (one["cause"], one["reason"]) == (77, "")
+    assert (one["cause"], one["reason"]) == ("rpl_77", "")

@@ -13,6 +13,7 @@ from outbox.domain.projecting import (
     Changes,
     EventRow,
     KeyRow,
+    ReplayRow,
     WebhookRow,
     project,
     stands_alone,
@@ -27,10 +28,13 @@ from outbox.domain.records import (
     MovedDelivery,
     OrderConverted,
     Record,
+    ReplayAdvanced,
+    ReplayRequested,
     WebhookDeleted,
     WebhookSet,
     WebhookSuspended,
 )
+from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import Conversion, Settings
 
 ID, DIGEST, KEY = b"i" * 16, b"d" * 32, b"k" * 16
@@ -238,6 +242,15 @@ def test_only_rows_that_others_change_too_stand_alone() -> None:
     """What is applied after all outcomes of a page, or keeps a row's creation, is not mixed with what comes before."""
     alone = {kind for kind in get_args(Record) if stands_alone(kind(*[None] * len(kind.__struct_fields__)))}
     assert alone == {DeliveriesBuried, DeliveriesMoved, WebhookSet}
+
+
+def test_a_replay_is_a_row_that_says_how_far_it_has_come() -> None:
+    """Every record of it gives the whole row; the number is the seq of the request."""
+    requested = ReplayRequested(1000, ReplayFilter(state="dead"), None, 9)
+    advanced = ReplayAdvanced(12, 2000, 3, 5, replayed=4, skipped=1, next_ms=3000, finished=True)
+    assert changes_of((12, requested), (14, advanced)) == {
+        "replays": [ReplayRow(12, 0, 0, 0, 0, 0, 1000, 0), ReplayRow(12, 3, 5, 4, 1, 3000, 2000, 1)]
+    }
 
 
 @given(

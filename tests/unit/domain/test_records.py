@@ -25,6 +25,7 @@ from outbox.domain import records
 from outbox.domain.deliveries import Effect
 from outbox.domain.errors import CorruptError
 from outbox.domain.records import GENESIS, Record, chained, decode, encode, subject
+from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import Settings
 
 LINES: list[dict[str, Any]] = list(
@@ -118,8 +119,9 @@ def test_every_type_of_record_is_in_the_file(name: str) -> None:
     lines = [line for line in LINES if line["type"] == name]
     assert len(lines) >= 2
     assert tuple(lines[-1]["fields"]) == TYPES[name].__struct_fields__
-    settings = lines[-1]["fields"].get("settings")
-    assert settings is None or tuple(settings) == Settings.__struct_fields__
+    for field, kind in (("settings", Settings), ("wanted", ReplayFilter)):
+        nested = lines[-1]["fields"].get(field)
+        assert nested is None or tuple(nested) == kind.__struct_fields__
 
 
 def test_no_two_types_share_a_tag() -> None:
@@ -129,10 +131,11 @@ def test_no_two_types_share_a_tag() -> None:
     assert {line["type"] for line in LINES} <= TYPES.keys()
 
 
-def test_settings_are_always_written_whole() -> None:
+@pytest.mark.parametrize("nested", [Settings(url=""), ReplayFilter()], ids=lambda nested: type(nested).__name__)
+def test_settings_and_filters_are_always_written_whole(nested: Settings | ReplayFilter) -> None:
     """A default may change later; what was recorded under the old one may not."""
-    raw = msgspec.msgpack.decode(msgspec.msgpack.encode(Settings(url="")))
-    assert tuple(raw) == Settings.__struct_fields__
+    raw = msgspec.msgpack.decode(msgspec.msgpack.encode(nested))
+    assert tuple(raw) == nested.__struct_fields__
 
 
 @given(RECORDS)
@@ -204,10 +207,12 @@ def test_another_record_gives_another_digest(previous: bytes, one: bytes, other:
         ("BreakerMoved", {"webhook": 3}, -3),
         ("DeliveriesMoved", {"webhook": 3}, -3),
         ("OrderConverted", {"webhook": 3}, -3),
+        ("ReplayRequested", {}, 0),
+        ("ReplayAdvanced", {"replay": 4, "webhook": 3, "event": 5}, -4),
     ],
 )
-def test_a_record_is_about_an_event_or_a_webhook(name: str, fields: dict[str, int], about: int) -> None:
-    """Events by their seq, webhooks by minus their number, nothing where the record's own seq says it."""
+def test_a_record_is_about_an_event_or_a_webhook_or_a_replay(name: str, fields: dict[str, int], about: int) -> None:
+    """Events by their seq, webhooks and replays by minus their number, nothing where the record's own seq says it."""
     line = next(line for line in LINES if line["type"] == name)
     record = msgspec.structs.replace(decode(bytes.fromhex(line["hex"])), **fields)
     assert subject(record) == about
