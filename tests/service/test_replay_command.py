@@ -128,7 +128,8 @@ async def test_a_terminal_shows_how_it_goes_on(tmp_path: Path) -> None:
     async with Receiver() as receiver, running(tmp_path) as service:
         await with_dead(service, receiver)
         shown = await json_of(service, "replay", "--state", "dead", "--rate", "0.5", "--no-wait")
-        assert (shown["state"], shown["rate"]) == ("running", 0.5)
+        # Few deliveries are one chunk, which may be done already: their due times are what goes by the rate.
+        assert (shown["state"] in {"running", "finished"}, shown["rate"]) == (True, 0.5)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "app.cli", "replay", "--state", "dead", cwd=service.folder,
             env=service.environment | {"TTY_COMPATIBLE": "1", "TERM": "xterm", "FORCE_COLOR": "1"},
