@@ -59,14 +59,12 @@ class Lane:
         self._turned = webhook
         self._gone: Webhook | None = None
         self._webhook: Webhook | None = None
-        self._suspended_ms = 0
-        self._expired = 0
+        self._suspended_ms = self._expired = 0
         self._probing: int | None = None
         self._taken: set[int] = set()
         self._let_go: set[int] = set()
         self._ready: deque[tuple[Claim, bytes | None]] = deque()
-        self._crew = 0
-        self._low_water = self._high_water = 0
+        self._crew = self._low_water = self._high_water = 0
         self._changed = anyio.Event()
         self._moved = anyio.Event()
         self._roused = anyio.Event()
@@ -164,10 +162,7 @@ class Lane:
 
     async def _claim(self) -> list[Claim]:
         """Return due deliveries that are not in hand, the longest due first; those that are too old expire."""
-        self._looked_until_ms = -1
-        if self._gate.pause_s(self._now()) > 0:
-            return []
-        while True:
+        while self._gate.pause_s(self._now()) <= 0:
             now_ms = self._around.tower.clock.now_ms()
             self._looked_until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
             self._let_go.clear()
@@ -180,8 +175,12 @@ class Lane:
             expired = [claim.seq for claim in claims if claim.since_ms <= cutoff]
             if not expired:
                 self._say_expired()
+                if self._gate.pause_s(self._now()) > 0:  # meanwhile the breaker opened, or a Retry-After came
+                    break
                 return claims
             await self._expire(expired, cutoff)
+        self._looked_until_ms = -1
+        return []
 
     def _cutoff_ms(self, now_ms: int) -> int:
         """Return the moment before which a delivery has become too old."""

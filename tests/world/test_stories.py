@@ -36,6 +36,23 @@ def test_a_receiver_that_is_down_for_three_days_gets_all_ten_thousand_events() -
     assert alfa.most_inside <= 32
 
 
+def test_no_probe_comes_when_a_breaker_has_just_opened() -> None:
+    """What the lane was looking for when the fifth failure came waits for the first probe's time, too."""
+
+    async def story(world: World) -> None:
+        alfa = world.receiver("alfa", Up(status=500))
+        await world.set_webhook(alfa, concurrency=1)
+        world.disk.hop_s = 0.05
+        for _ in range(100):
+            await world.post(1)
+            await world.sleep(0.02)
+        await world.sleep(60)
+        assert len(alfa.calls) == 5
+
+    for seed in range(10):
+        play(story, seed=seed, retry=RetryPolicy(initial_s=600))
+
+
 def test_a_pause_that_a_receiver_asks_for_holds_nothing_back_afterwards() -> None:
     """What was loaded when the pause began is posted after it, though no new event comes and memory is short."""
 
