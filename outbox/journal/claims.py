@@ -7,7 +7,7 @@ from msgspec import Struct
 from outbox.domain.deliveries import State
 from outbox.domain.errors import CorruptError
 from outbox.domain.records import EventAccepted, decode
-from outbox.store.protocol import Reader
+from outbox.store.protocol import Aged, Reader
 
 _UNSETTLED = frozenset({State.PENDING, State.WAITING})
 
@@ -43,13 +43,13 @@ class Claims:
         """Return when the webhook's first pending delivery due later than `after_ms` is due, or None."""
         return await self._reader.next_due(webhook, after_ms)
 
-    async def older(self, webhook: int, cutoff_ms: int, due_ms: int) -> AsyncIterator[list[int]]:
-        """Yield, some at a time, the events of pending deliveries due by `due_ms` whose age counts from the cutoff."""
-        place: tuple[int, int] | None = (-1, -1)
+    async def older(self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> AsyncIterator[Aged]:
+        """Look, some at a time, at pending deliveries due by `due_ms` that follow (due, event); see `Reader.older`."""
+        place: tuple[int, int] | None = after
         while place is not None:
-            events, place = await self._reader.older(webhook, cutoff_ms, due_ms, place)
-            if events:
-                yield events
+            aged = await self._reader.older(webhook, cutoff_ms, due_ms, place)
+            place = aged.reached
+            yield aged
 
     async def bodies(self, seqs: Sequence[int]) -> dict[int, bytes]:
         """Return the bodies of events by seq; one that is gone is left out."""

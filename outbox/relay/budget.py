@@ -1,8 +1,12 @@
 """A budget of bytes that many tasks take from: what keeps a backlog of large bodies out of memory."""
 
 from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import anyio
+
+_T = TypeVar("_T")
 
 
 class ByteBudget:
@@ -49,3 +53,16 @@ class ByteBudget:
             size, admitted = self._waiting.popleft()
             self._used += size
             admitted.set()
+
+
+def portions(items: Iterable[_T], size: Callable[[_T], int], most: int) -> list[list[_T]]:
+    """Split items into runs whose sizes together are `most` bytes, or which are one item."""
+    runs: list[list[_T]] = []
+    taken = most
+    for item in items:
+        if taken + size(item) > most:
+            runs.append([])
+            taken = 0
+        runs[-1].append(item)
+        taken += size(item)
+    return runs

@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter, deque
 from functools import partial
-from math import inf
 
 import anyio
 import structlog
@@ -11,23 +10,22 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from outbox.domain.deliveries import Effect
-from outbox.domain.holding import cutoff_ms
 from outbox.domain.retrying import GONE, RETRY_AFTER_MAX_S
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim, Claims
 from outbox.journal.recording import Outcome
 from outbox.journal.setting import MoveBreaker
 from outbox.journal.writer import Journal
-from outbox.relay.budget import ByteBudget
+from outbox.relay.budget import ByteBudget, portions
+from outbox.relay.expiring import SWEEP_S, Expiry
 from outbox.relay.flight import DAMAGED, Flight, Tower, note
 from outbox.relay.gate import Gate
 from outbox.relay.recorder import Recorder
-from outbox.relay.sweeping import expire, insist
+from outbox.relay.sweeping import insist
 
 PAGE = 256
 LOAD_BYTES = 1024 * 1024
 IDLE_S = 30.0
-SWEEP_S = 60.0
 
 
 class Surroundings(Struct, frozen=True):
@@ -54,12 +52,13 @@ class Lane:
         self.number = webhook.number
         self._around = around
         self._gate = Gate(webhook, around.tower.policy, around.tower.random)
+        self._expiry = Expiry(self.number, around.journal, around.claims, around.tower, around.expired)
         self._log = structlog.get_logger("relay").bind(webhook=webhook.number)
         self._now = asyncio.get_running_loop().time  # anyio's own way to it costs more than all of the gate
         self._turned = webhook
         self._gone: Webhook | None = None
         self._webhook: Webhook | None = None
-        self._suspended_ms = self._expired = 0
+        self._suspended_ms = 0
         self._probing: int | None = None
         self._taken: set[int] = set()
         self._let_go: set[int] = set()
@@ -72,7 +71,7 @@ class Lane:
         self._astray_since: float | None = None
         self._reach_ms = 0
         self._looked_until_ms = -1
-        self._swept_at = -inf
+        self._stale = False
         self._look()
 
     @property
@@ -128,6 +127,9 @@ class Lane:
         if webhook is not None and webhook is not self._turned:
             self._turned = webhook
             self._gate.turn(webhook)
+        if webhook is not None and webhook.conversion.phase:
+            # Whose turn it is has changed: what was claimed before, and waits for memory, may have to wait for others.
+            self._stale = True
         # Between a 410 and its record nothing is sent any more.
         gone = self._gone is not None and webhook is not None and webhook.revision == self._gone.revision
         if webhook is None or webhook.holds or webhook.conversion.phase or self._stopping or gone:
@@ -162,6 +164,7 @@ class Lane:
 
     async def _claim(self) -> list[Claim]:
         """Return due deliveries that are not in hand, the longest due first; those that are too old expire."""
+        self._stale = False
         while self._gate.pause_s(self._now()) <= 0:
             now_ms = self._around.tower.clock.now_ms()
             self._looked_until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
@@ -171,20 +174,16 @@ class Lane:
             # What was let go while the answer was under way may stand in it as it was before its outcome.
             stale = self._taken | self._let_go
             claims = [claim for claim in found if claim.seq not in stale][:count]
-            cutoff = self._cutoff_ms(now_ms)
+            cutoff = self._expiry.cutoff_ms(self._turned.held, now_ms)
             expired = [claim.seq for claim in claims if claim.since_ms <= cutoff]
             if not expired:
-                self._say_expired()
+                self._expiry.tell()
                 if self._gate.pause_s(self._now()) > 0:  # meanwhile the breaker opened, or a Retry-After came
                     break
                 return claims
-            await self._expire(expired, cutoff)
+            await self._expiry.end(expired, cutoff)
         self._looked_until_ms = -1
         return []
-
-    def _cutoff_ms(self, now_ms: int) -> int:
-        """Return the moment before which a delivery has become too old."""
-        return cutoff_ms(self._turned.held, now_ms, round(self._around.tower.policy.max_age_s * 1000))
 
     async def _rest(self) -> bool:
         """Wait for a change or a due time; say whether there is reason to go on."""
@@ -194,37 +193,13 @@ class Lane:
         first = await self._around.claims.next_due(self.number, self._looked_until_ms)
         wait_s = IDLE_S
         if pause_s > 0 and first is not None:
-            await self._sweep(now_ms)
+            await self._expiry.sweep(self._turned.held, self._taken, self._now())
             wait_s = min(pause_s, SWEEP_S)
         elif first is not None:
             wait_s = self._until_s(first, now_ms)
         with anyio.move_on_after(wait_s):
             await self._changed.wait()
         return first is not None or bool(self._taken) or self._changed.is_set()
-
-    async def _sweep(self, now_ms: int) -> None:
-        """Let those expire that become too old while the lane is not claiming."""
-        now = self._now()
-        if now - self._swept_at < SWEEP_S:
-            return
-        self._swept_at = now
-        cutoff = self._cutoff_ms(now_ms)
-        async for events in self._around.claims.older(self.number, cutoff, now_ms):
-            idle = [event for event in events if event not in self._taken]
-            await self._expire(idle, cutoff)
-        self._say_expired()
-
-    async def _expire(self, events: list[int], cutoff_ms: int) -> None:
-        clock = self._around.tower.clock
-        expired = await expire(self._around.journal, clock, self.number, events, cutoff_ms)
-        self._around.expired[self.number] += expired
-        self._expired += expired
-
-    def _say_expired(self) -> None:
-        """Say how many have become too old since the last time: those of a queue do one after the other."""
-        if self._expired:
-            self._log.warning("deliveries.expired", count=self._expired)
-            self._expired = 0
 
     def _until_s(self, first_ms: int, now_ms: int) -> float:
         """Return the seconds until the first delivery is due, the longest delay of the schedule at most.
@@ -246,29 +221,22 @@ class Lane:
 
     async def _probe(self, claim: Claim) -> None:
         """Make one attempt to see if the receiver is back, and wait until it is recorded."""
-        await self._around.budget.take(claim.event.size)
-        try:
-            body = (await self._around.claims.bodies([claim.seq])).get(claim.seq)
-        except BaseException:
-            self._around.budget.give_back(claim.event.size)
-            raise
+        bodies = await self._bodies([claim])
+        if bodies is None:
+            return
         self._taken.add(claim.seq)
         self._probing = claim.seq
         self._gate.probe(claim.seq)
-        await self._fly(claim, body, probing=True)
+        await self._fly(claim, bodies.get(claim.seq), probing=True)
         while claim.seq in self._taken:
             await self._motion()
 
     async def _load(self, claims: list[Claim], tasks: TaskGroup) -> None:
         """Hand the claims to the crew, loading their bodies a few at a time as the crew comes to need them."""
-        for few in _portions(claims):
-            size = sum(claim.event.size for claim in few)
-            await self._around.budget.take(size)
-            try:
-                bodies = await self._around.claims.bodies([claim.seq for claim in few])
-            except BaseException:
-                self._around.budget.give_back(size)
-                raise
+        for few in portions(claims, lambda claim: claim.event.size, LOAD_BYTES):
+            bodies = await self._bodies(few)
+            if bodies is None:
+                return
             self._taken.update(claim.seq for claim in few)
             self._ready.extend((claim, bodies.pop(claim.seq, None)) for claim in few)
             limit = self._man(tasks)
@@ -278,6 +246,19 @@ class Lane:
             if not limit:
                 self._put_back()
                 return
+
+    async def _bodies(self, claims: list[Claim]) -> dict[int, bytes] | None:
+        """Take the claims' bytes from the budget and load their bodies; None if the claims have become stale."""
+        size = sum(claim.event.size for claim in claims)
+        await self._around.budget.take(size)
+        bodies = None
+        try:
+            if not self._stale:
+                bodies = await self._around.claims.bodies([claim.seq for claim in claims])
+        finally:
+            if bodies is None or self._stale:
+                self._around.budget.give_back(size)
+        return None if self._stale else bodies
 
     def _man(self, tasks: TaskGroup) -> int:
         """Call up as many tasks as there is work for, within the limit; return the limit."""
@@ -385,16 +366,3 @@ class Lane:
             claim, _ = self._ready.popleft()
             self._around.budget.give_back(claim.event.size)
             self._release(claim.seq)
-
-
-def _portions(claims: list[Claim]) -> list[list[Claim]]:
-    """Split claims into runs whose bodies together stay within LOAD_BYTES, or are one."""
-    portions: list[list[Claim]] = []
-    size = LOAD_BYTES
-    for claim in claims:
-        if size + claim.event.size > LOAD_BYTES:
-            portions.append([])
-            size = 0
-        portions[-1].append(claim)
-        size += claim.event.size
-    return portions

@@ -205,6 +205,21 @@ class Tail(NamedTuple):
     replays: list[ReplayRow]
 
 
+END_OF_TIME_MS = 2**62
+
+
+class Aged(NamedTuple):
+    """What a look at some pending deliveries found: the events of those whose age counts from the cutoff or before.
+
+    `oldest_ms` is from when the age of the oldest other one counts, END_OF_TIME_MS if there is no other; `reached` is
+    where to go on, by due time and event, None at the end.
+    """
+
+    events: list[int]
+    oldest_ms: int
+    reached: tuple[int, int] | None
+
+
 class Reader(Protocol):
     """Reads what is committed; never blocks the writer and never writes."""
 
@@ -235,13 +250,8 @@ class Reader(Protocol):
     async def due(self, webhook: int, until_ms: int, limit: int) -> list[Due]:
         """Return up to `limit` pending deliveries due by `until_ms`, the longest due first."""
 
-    async def older(
-        self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]
-    ) -> tuple[list[int], tuple[int, int] | None]:
-        """Look at some pending deliveries due by `due_ms`, in order of (due, event) after `after`.
-
-        Return the events of those whose age counts from `cutoff_ms` or before, and where to go on, None at the end.
-        """
+    async def older(self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:
+        """Look at some pending deliveries due by `due_ms`, in order of (due, event) after `after`."""
 
     async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:
         """Return when the webhook's first pending delivery due later than `after_ms` is due, or None."""

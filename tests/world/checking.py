@@ -34,38 +34,41 @@ _PROJECTIONS = {
 """The tables that can be rebuilt, and what of them counts."""
 
 
+_EVENT = "SELECT seq FROM event WHERE id = ?"
+_DELIVERY = (
+    "SELECT state, attempts, queue, phase FROM delivery JOIN webhook ON number = webhook WHERE number = ? AND event = ?"
+)
 _EARLIER = "SELECT event FROM delivery WHERE webhook = ? AND queue = ? AND event < ? AND state < 2"
 
 
-def check_sighting(world: "World", sighting: Sighting, life: "Life") -> None:
-    """Check a POST as it is seen: its event is on disk, so are all attempts before this one, and none beyond."""
-    if life.look is None or life.mortality.dead:
-        world.violate(f"the dead life {life.number} posts e{sighting.marker}")
-        return
-    found = life.look.execute("SELECT seq FROM event WHERE id = ?", (parse_event(sighting.webhook_id),)).fetchone()
-    if found is None:
-        world.violate(f"e{sighting.marker} is posted, but there is no event {sighting.webhook_id} on disk")
-        return
-    number = _number(world, life.look, sighting.label)
-    row = life.look.execute(
-        "SELECT state, attempts, queue FROM delivery WHERE webhook = ? AND event = ?", (number, found[0])
-    ).fetchone()
+def check_post(world: "World", post: Sighting, life: "Life") -> None:
+    """Check a POST as it is begun against what is on disk at this very moment.
+
+    Its event is there, so are all attempts before this one, and none beyond; it is its turn.
+    """
+    look = life.look
+    assert look is not None
+    what = f"e{post.marker} #{post.attempt} is posted"
+    (event,) = look.execute(_EVENT, (parse_event(post.webhook_id),)).fetchone() or (0,)
+    number = _number(world, look, post.label)
+    row = look.execute(_DELIVERY, (number, event)).fetchone()
     if row is None:
-        world.violate(f"e{sighting.marker} is posted to webhook {number}, which it is not for")
+        world.violate(f"{what} to webhook {number}, and on disk there is no such event, or not for that one")
         return
-    state, attempts, queue = row
-    if queue is not None and len(world.labels[sighting.label].orders) == 1:
-        earlier = life.look.execute(_EARLIER, (number, queue, found[0])).fetchone()
-        if earlier is not None:
-            world.violate(f"e{sighting.marker} is posted, and overtakes the event {earlier[0]}")
+    state, attempts, queue, phase = row
     if state == State.ACKNOWLEDGED:
-        world.violate(f"e{sighting.marker} #{sighting.attempt} is posted though it is acknowledged")
-    if attempts != sighting.attempt - 1:
-        world.violate(f"e{sighting.marker} #{sighting.attempt} is posted with {attempts} attempts recorded")
-    same = (life.number, number, found[0], sighting.attempt)
-    if same in world.seen:
-        world.violate(f"e{sighting.marker} #{sighting.attempt} is posted twice, and there was no crash in between")
-    world.seen.add(same)
+        world.violate(f"{what} though it is acknowledged")
+    if attempts != post.attempt - 1:
+        world.violate(f"{what} with {attempts} attempts recorded")
+    if queue is not None and not phase:
+        if state == State.WAITING:
+            world.violate(f"{what} out of turn")
+        if earlier := look.execute(_EARLIER, (number, queue, event)).fetchone():
+            world.violate(f"{what}, and overtakes the event {earlier[0]}")
+    made = (life.number, number, event, post.attempt)
+    if made in world.made:
+        world.violate(f"{what} twice, and there was no crash in between")
+    world.made.add(made)
 
 
 def _number(world: "World", look: sqlite3.Connection, label: str) -> int:

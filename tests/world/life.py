@@ -89,19 +89,24 @@ class Life:
             courier=lambda *_: self._courier(),
         )
         async with open_engine(ground.config, outside) as engine:
-            uri = f"file:{quote(str(ground.disk.path))}?mode=ro"
-            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as look:
-                self.look, self._engine = look, engine
-                started.set()
-                try:
-                    await self._over.wait()
-                finally:
-                    self.look = self._engine = None
+            self._engine = engine
+            started.set()
+            try:
+                await self._over.wait()
+            finally:
+                self._engine = None
 
     def _courier(self) -> AbstractAsyncContextManager[Carrier]:
         @asynccontextmanager
         async def opened() -> AsyncIterator[Carrier]:
-            yield self._carrier
+            # The world looks for as long as there may be a POST, and is gone before the store is closed.
+            uri = f"file:{quote(str(self._ground.disk.path))}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as look:
+                self.look = look
+                try:
+                    yield self._carrier
+                finally:
+                    self.look = None
 
         return opened()
 

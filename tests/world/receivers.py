@@ -24,31 +24,39 @@ WAY_S = 0.01
 class Sighting(Struct):
     """One POST that a receiver saw: when, the event by its marker and by its id, and the number of the attempt.
 
-    `label` is the first part of the URL's path, `life` the number of the process that made the POST; `answer` is the
-    status that the service has got, None where it got none.
+    `label` is the first part of the URL's path; `answer` is the status that the service got, None where it got none.
     """
 
-    at_s: float
-    receiver: str
     label: str
     marker: int
     webhook_id: str
     attempt: int
     body: bytes
-    life: int
+    at_s: float = -1.0
     answer: int | None = None
+
+
+def read_parcel(parcel: Parcel) -> Sighting:
+    """Return what a receiver would see of a parcel."""
+    headers = parcel.headers
+    return Sighting(
+        label=URL(parcel.url).parts[1],
+        marker=marker_of(parcel.body),
+        webhook_id=headers["webhook-id"],
+        attempt=int(headers["x-outbox-attempt"]),
+        body=parcel.body,
+    )
 
 
 class Visit:
     """A POST on its way to a receiver, as a behaviour handles it."""
 
-    def __init__(self, receiver: "Receiver", parcel: Parcel, life: int, seen: Callable[[Sighting], None]) -> None:
+    def __init__(self, receiver: "Receiver", sighting: Sighting, timeout_s: float, seen: Callable[[], None]) -> None:
         self.receiver = receiver
-        self.parcel = parcel
-        self.sighting: Sighting | None = None
-        self._life = life
+        self.sighting = sighting
+        self.timeout_s = timeout_s
         self._seen = seen
-        self._left_s = parcel.timeout_s
+        self._left_s = timeout_s
 
     @property
     def rng(self) -> random.Random:
@@ -68,19 +76,9 @@ class Visit:
 
     def arrive(self) -> None:
         """Be seen."""
-        headers = self.parcel.headers
-        self.sighting = Sighting(
-            at_s=virtual_loop().time(),
-            receiver=self.receiver.name,
-            label=URL(self.parcel.url).parts[1],
-            marker=marker_of(self.parcel.body),
-            webhook_id=headers["webhook-id"],
-            attempt=int(headers["x-outbox-attempt"]),
-            body=self.parcel.body,
-            life=self._life,
-        )
+        self.sighting.at_s = virtual_loop().time()
         self.receiver.sightings.append(self.sighting)
-        self._seen(self.sighting)
+        self._seen()
 
 
 class Behaviour(Protocol):
@@ -119,7 +117,7 @@ class Unreachable(Struct, frozen=True, repr_omit_defaults=True):
 
     async def meet(self, visit: Visit) -> Answer:
         """See `Behaviour.meet`."""
-        await visit.wait(visit.parcel.timeout_s)
+        await visit.wait(visit.timeout_s)
         return REFUSED
 
 
@@ -130,7 +128,7 @@ class Silent(Struct, frozen=True, repr_omit_defaults=True):
         """See `Behaviour.meet`."""
         await visit.travel(WAY_S)
         visit.arrive()
-        await visit.wait(visit.parcel.timeout_s)
+        await visit.wait(visit.timeout_s)
         return REFUSED
 
 

@@ -20,12 +20,16 @@ _T = TypeVar("_T")
 
 
 class Account(Struct):
-    """One delivery: when it is due, its attempts in force, its state, and why it is dead if it is."""
+    """One delivery: when it is due, its attempts in force, its state, and why it is dead if it is.
+
+    `converted` says that its order was changed: an attempt may have been in flight then, from before its turn.
+    """
 
     due_ms: int
     state: State
     attempts: list[AttemptRecorded] = field(default_factory=list)
     reason: str = ""
+    converted: bool = False
 
     def settle(self, state: State, reason: str = "") -> None:
         """Come to an end."""
@@ -91,7 +95,7 @@ class Told(Struct):
         )
         if not next_one:
             problems.append(f"{what} follows {len(account.attempts)} others")
-        if self.punctual and record.at_ms < account.due_ms:
+        if self.punctual and record.at_ms < account.due_ms and not account.converted:
             problems.append(f"{what} is made {account.due_ms - record.at_ms} ms before it is due")
         account.attempts.append(record)
         account.due_ms = record.due_ms
@@ -119,6 +123,7 @@ class Told(Struct):
         problems = _unlike(f"the moved event {row.event} was", row.before, known.state if known else None)
         account = known or Account(row.due_ms, row.state)
         account.due_ms, account.state = row.due_ms, row.state
+        account.converted |= record.move is Move.CONVERT
         if record.move is Move.EXPIRE and row.state is State.DEAD:
             account.reason = record.reason
         self.accounts[record.webhook, row.event] = account

@@ -3,54 +3,16 @@ from itertools import count, pairwise
 import pytest
 
 from outbox.domain.retrying import RetryPolicy
-from tests.world.history import DAY_S, HOUR_S, MINUTE_S
+from tests.world.history import HOUR_S
 from tests.world.life import DownError
 from tests.world.playing import play
-from tests.world.receivers import Limited, Losing, Mixed, Receiver, Refusing, Sighting, Up
+from tests.world.receivers import Limited, Losing, Mixed, Receiver, Sighting, Up
 from tests.world.world import World
 
 
 def sightings(receiver: Receiver, marker: int) -> list[Sighting]:
     """Return the POSTs of one event that a receiver has seen."""
     return [sighting for sighting in receiver.sightings if sighting.marker == marker]
-
-
-def test_a_receiver_that_is_down_for_three_days_gets_all_ten_thousand_events() -> None:
-    """An outage costs about twelve probes an hour and no event, and the backlog goes out once it is over."""
-    receivers = []
-
-    async def story(world: World) -> None:
-        alfa = world.receiver("alfa", Refusing())
-        receivers.append(alfa)
-        await world.set_webhook(alfa)
-        await world.post(10_000)
-        await world.sleep(3 * DAY_S)
-        assert world.unsettled() == 10_000
-        assert 11 * 72 < len(alfa.calls) < 14 * 72 + 50
-        world.turn(alfa, Up())
-        await world.settle(within_s=10 * MINUTE_S)
-
-    world = play(story)
-    (alfa,) = receivers
-    assert len(alfa.markers()) == len(alfa.sightings) == len(world.posted) == 10_000
-    assert alfa.most_inside <= 32
-
-
-def test_no_probe_comes_when_a_breaker_has_just_opened() -> None:
-    """What the lane was looking for when the fifth failure came waits for the first probe's time, too."""
-
-    async def story(world: World) -> None:
-        alfa = world.receiver("alfa", Up(status=500))
-        await world.set_webhook(alfa, concurrency=1)
-        world.disk.hop_s = 0.05
-        for _ in range(100):
-            await world.post(1)
-            await world.sleep(0.02)
-        await world.sleep(60)
-        assert len(alfa.calls) == 5
-
-    for seed in range(10):
-        play(story, seed=seed, retry=RetryPolicy(initial_s=600))
 
 
 def test_a_pause_that_a_receiver_asks_for_holds_nothing_back_afterwards() -> None:

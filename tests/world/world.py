@@ -18,12 +18,12 @@ from outbox.domain.retrying import RETRY_AFTER_MAX_S, Answer
 from outbox.domain.webhooks import Address, Credentials, Settings
 from outbox.engine import Engine, EngineConfig
 from outbox.relay.courier import Parcel
-from tests.world.checking import check_sighting
+from tests.world.checking import check_post
 from tests.world.disk import Disk
 from tests.world.history import History
 from tests.world.life import Ground, Life, root_of
 from tests.world.loop import virtual_loop, waiting
-from tests.world.receivers import UNKNOWN_HOST, Behaviour, Receiver, Sighting, Up, Visit
+from tests.world.receivers import UNKNOWN_HOST, Behaviour, Receiver, Up, Visit, read_parcel
 
 EPOCH_MS = 1_790_000_000_000
 
@@ -54,11 +54,10 @@ class Posted(Struct, eq=False):
 
 
 class Standing(Struct, eq=False):
-    """A webhook as the world has set it: `orders` are all that it ever had."""
+    """A webhook as the world has set it."""
 
     receiver: Receiver
     settings: dict[str, Any] = {}
-    orders: set[str] = set()
 
 
 class Streets:
@@ -71,18 +70,19 @@ class Streets:
     async def post(self, parcel: Parcel) -> Answer:
         """See `Carrier.post`."""
         world = self._world
+        self.life.mortality.check()
+        sighting = read_parcel(parcel)
+        check_post(world, sighting, self.life)
         receiver = world.receivers.get(parcel.url.split("/", 3)[2].removesuffix(".example"))
         if receiver is None:
             await anyio.lowlevel.checkpoint()
             return UNKNOWN_HOST
-        visit = Visit(receiver, parcel, self.life.number, lambda sighting: world.see(sighting, self.life))
-        answer = await receiver.take(visit)
-        seen = visit.sighting
-        if seen is None:
-            world.note("%s: %s", receiver.name, answer.error or answer.status)
-        else:
-            seen.answer = answer.status
-            world.note("%s: e%d #%d: %s", receiver.name, seen.marker, seen.attempt, answer.status or answer.error)
+        what = (receiver.name, sighting.marker, sighting.attempt)
+        answer = await receiver.take(
+            Visit(receiver, sighting, parcel.timeout_s, lambda: world.note("%s sees e%d #%d", *what))
+        )
+        sighting.answer = answer.status
+        world.note("%s: e%d #%d: %s", *what, answer.status or answer.error)
         return answer
 
 
@@ -104,12 +104,11 @@ class World:
         """By how many seconds the wall clock was set back in all."""
         self.violations: list[str] = []
         self.webhooks: dict[Address, Standing] = {}
-        self.labels: dict[str, Standing] = {}
-        """The webhooks by the labels in the URLs that they have had."""
+        self.labels = 0
         self.numbers: dict[str, int] = {}
-        """Their numbers in the log, by label, as far as they are known."""
-        self.seen: set[tuple[int, int, int, int]] = set()
-        """The POSTs that were seen, by life, webhook, event and attempt."""
+        """The numbers of webhooks by the labels in the URLs that they have had, as far as they are known."""
+        self.made: set[tuple[int, int, int, int]] = set()
+        """The POSTs that were made, by life, webhook, event and attempt."""
         self.tasks: TaskGroup
         self.story: anyio.CancelScope
         self._ground = Ground(self.config, self.clock, self.chance("relay").random, self.disk, self.note)
@@ -209,10 +208,9 @@ class World:
     async def set_webhook(self, receiver: Receiver, instance: str = "", name: str = "", **settings: Any) -> None:
         """Set a webhook to a receiver: of an instance, or the global one. Raises DownError and BusyError."""
         address = Address("instance" if instance else "global", instance, name)
-        label = f"w{len(self.labels)}"
-        self.labels[label] = standing = self.webhooks.setdefault(address, Standing(receiver))
-        standing.receiver, standing.settings = receiver, settings
-        standing.orders.add(settings.get("order", "none"))
+        label = f"w{self.labels}"
+        self.labels += 1
+        self.webhooks[address] = Standing(receiver, settings)
         self.note("webhook %s is set to %s: %s", "/".join(address), receiver.name, settings)
         made, _ = await self.ask(
             lambda engine: engine.set_webhook(
@@ -273,11 +271,6 @@ class World:
 
     # ------------------------------------------------------------------------------------------------------------ truth
 
-    def see(self, sighting: Sighting, life: Life) -> None:
-        """Take note of a POST that a receiver sees, and check it against what is on disk at this very moment."""
-        self.note("%s sees e%d #%d", sighting.receiver, sighting.marker, sighting.attempt)
-        check_sighting(self, sighting, life)
-
     def unsettled(self) -> int:
         """Return the number of deliveries that have not come to their end, as of the last commit."""
         look = self.life.look
@@ -304,7 +297,7 @@ class World:
         assert look is not None
         rows = look.execute("SELECT scope, instance, name FROM webhook WHERE suspended_ms > 0 AND deleted_ms IS NULL")
         suspended = rows.fetchall()
-        for address, standing in self.webhooks.items():
+        for address, standing in list(self.webhooks.items()):
             if not standing.settings.get("enabled", True) or tuple(address) in suspended:
                 await self._enable(address, standing)
 

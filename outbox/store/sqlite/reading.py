@@ -10,6 +10,8 @@ import msgspec
 from outbox.domain.deliveries import Delivery
 from outbox.domain.projecting import EventRow, KeyRow, WebhookRow
 from outbox.store.protocol import (
+    END_OF_TIME_MS,
+    Aged,
     Due,
     EventFilter,
     FoundEvent,
@@ -127,9 +129,7 @@ class SqliteReader:
         """See `Reader.due`."""
         return await self._run(_due, webhook, until_ms, limit)
 
-    async def older(
-        self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]
-    ) -> tuple[list[int], tuple[int, int] | None]:
+    async def older(self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:
         """See `Reader.older`."""
         return await self._run(_older, webhook, cutoff_ms, due_ms, after)
 
@@ -244,12 +244,11 @@ def _due(connection: sqlite3.Connection, webhook: int, until_ms: int, limit: int
     return [Due._make((*numbers, bytes.fromhex(record))) for *numbers, record in _ROWS.decode(rows)]
 
 
-def _older(
-    connection: sqlite3.Connection, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]
-) -> tuple[list[int], tuple[int, int] | None]:
+def _older(connection: sqlite3.Connection, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:
     rows = connection.execute(_PENDING, (webhook, due_ms, *after, _LOOKED_AT)).fetchall()
     events = [event for _, event, since_ms in rows if since_ms <= cutoff_ms]
-    return events, rows[-1][:2] if len(rows) == _LOOKED_AT else None
+    oldest_ms = min((since_ms for _, _, since_ms in rows if since_ms > cutoff_ms), default=END_OF_TIME_MS)
+    return Aged(events, oldest_ms, rows[-1][:2] if len(rows) == _LOOKED_AT else None)
 
 
 def _webhooks(connection: sqlite3.Connection) -> tuple[list[WebhookRow], dict[bytes, bytes]]:
