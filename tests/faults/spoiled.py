@@ -84,23 +84,23 @@ class Spoiled:
                 self._lever.heal()
             # What it did not take, for whatever reason, it takes when it is sent again.
             async with open_engine(self.config) as engine:
-                await self._settle(engine, number)
+                await self.settle(engine, number)
             number += 1
 
     async def _round(self, engine: Engine, number: int, trouble: Trouble) -> bool:
         """Do the work once; say whether anything has failed."""
         self.findings.rounds += 1
         self._lever.spoil(trouble._replace(after=number - 1))
-        await asyncio.gather(*(self._offer(engine, name) for name in _names(number)))
+        await asyncio.gather(*(self.offer(engine, name) for name in _names(number)))
         if trouble.times == FOREVER:
             await asyncio.sleep(REFUSED_S)
             self._lever.heal()
-        await self._settle(engine, number)
+        await self.settle(engine, number)
         failed = self._lever.seen >= number
         self._lever.heal()
         return failed
 
-    async def _offer(self, engine: Engine, name: str) -> bool:
+    async def offer(self, engine: Engine, name: str) -> bool:
         """Offer an event; say whether it was taken. The same one must have the same id."""
         try:
             accepted = await engine.accept(_event(name), name.encode())
@@ -116,11 +116,11 @@ class Spoiled:
         for name in {type(error).__name__ for error in _leaves(group)}:
             self.findings.ended[name] = self.findings.ended.get(name, 0) + 1
 
-    async def _settle(self, engine: Engine, number: int) -> None:
+    async def settle(self, engine: Engine, number: int) -> None:
         """See that the round's events are taken and delivered by this very engine."""
         async with asyncio.timeout(SETTLED_S):
             for name in _names(number):
-                while not await self._offer(engine, name):  # noqa: ASYNC110 - it is for the engine to recover
+                while not await self.offer(engine, name):  # noqa: ASYNC110 - it is for the engine to recover
                     await asyncio.sleep(0.01)
             while engine.troubles or not await self._settled(engine):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
@@ -147,14 +147,14 @@ class Spoiled:
             self._lever.heal()
             self.findings.rounds += 1
             async with open_engine(self.config) as engine:
-                await self._settle(engine, number)
+                await self.settle(engine, number)
             await self.compare()
             number += 1
 
     async def crash(self, beside: Path) -> Path:
         """Return a folder as a crash would leave it: there are events, and all is still in the write-ahead log."""
         async with open_engine(self.config) as engine:
-            await self._settle(engine, 0)
+            await self.settle(engine, 0)
             shutil.copytree(self._folder, beside, ignore=shutil.ignore_patterns("*-shm", "*.lock", "*.head*"))
         return beside
 
@@ -216,12 +216,17 @@ async def run(what: str, trouble: Trouble) -> Findings:
     return spoiled.findings
 
 
-if __name__ == "__main__":
-    # All that is made to wait is made to wait less, and the write-ahead log is moved after every commit, or left to a
-    # start.
-    checkpoints.FRAMES = 1 if sys.argv[1] == "work" else 1000
+def hurry() -> None:
+    """Make all that waits wait less, and move the write-ahead log after every commit."""
+    checkpoints.FRAMES = 1
     writing._HEAD_INTERVAL_S = 0.02
     recorder.AGAIN_S = loop.RESTART_S = writer.PROVE_S = 0.02
+
+
+if __name__ == "__main__":
+    hurry()
+    if sys.argv[1] != "work":
+        checkpoints.FRAMES = 1000  # leave it to a start
     with Path(os.devnull).open("w") as nowhere:
         configure_logs("error", "json", nowhere)
         sys.stdout.write(json.dumps(to_builtins(asyncio.run(run(sys.argv[1], TROUBLES[sys.argv[2]])))))
