@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from outbox.domain.retrying import RetryPolicy
 from outbox.store.protocol import Aged
 from outbox.store.sqlite.reading import SqliteReader
 from tests.world.history import DAY_S, HOUR_S, MINUTE_S
