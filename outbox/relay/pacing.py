@@ -34,9 +34,12 @@ SLOWER_S = 0.05
 """Answers are slower if they take so many times as long as lately, and so many seconds longer."""
 RECENT_S = 30.0
 
-_REFUSING = frozenset({429, 503})
 _SHORTEST_S = 1e-3
 _LONGEST_BACK_OFF_S = BACK_OFF_S * 2.0**BACK_OFFS
+
+
+TOO_MANY_REQUESTS = 429
+"""The one status that speaks of a rate (RFC 6585, section 4); a 503 may as well come from one request out of five."""
 
 
 class Load(Enum):
@@ -55,7 +58,7 @@ def load_of(answer: Answer) -> Load:
         return Load.STRAINED if answer.error == "timeout" else Load.PLAIN
     if 200 <= status <= 299:  # noqa: PLR2004 - the 2xx class, RFC 9110 section 15.3
         return Load.GOOD
-    if status in _REFUSING:
+    if status == TOO_MANY_REQUESTS:
         return Load.REFUSED
     return Load.STRAINED if status >= 500 else Load.PLAIN  # noqa: PLR2004 - the 5xx class, section 15.6
 

@@ -45,7 +45,7 @@ def raised_to(limit: int, most: int = 32) -> tuple[Pacer, float]:
         (Answer(200), Load.GOOD),
         (Answer(204, detail="the answer's body broke off"), Load.GOOD),
         (Answer(429), Load.REFUSED),
-        (Answer(503, retry_after_s=5), Load.REFUSED),
+        (Answer(503, retry_after_s=5), Load.STRAINED),
         (Answer(500), Load.STRAINED),
         (Answer(502), Load.STRAINED),
         (Answer(504), Load.STRAINED),
