@@ -60,6 +60,8 @@ def problem_for(error: Exception) -> Problem:
     status = 500
     if isinstance(error, ProblemError):
         status, headers, detail = error.status, error.headers, error.detail
+    elif isinstance(error, MemoryError):
+        status, headers, detail = 503, {"retry-after": "5"}, "there is not enough memory for this now"
     elif isinstance(error, OutboxError):
         status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
         detail = str(error) if isinstance(error, InvalidError) else error.detail

@@ -17,6 +17,7 @@ from outbox.domain.errors import InvalidError, MalformedError
 
 MAX_DEPTH = 200
 
+_LARGE_BYTES = 1024 * 1024
 _CLOSED = b'"{['
 _EMPTY = frozenset({b"null", b'""'})
 _BOM = b"\xef\xbb\xbf"
@@ -122,7 +123,15 @@ def copy_for(body: bytes, destination: str, date_time: str | None) -> bytes:
     found["destination"] = Raw(url)
     if date_time is not None:
         found.setdefault("date_time", Raw(msgspec.json.encode(date_time)))
-    return msgspec.json.encode(found)
+    return msgspec.json.encode(found) if len(body) < _LARGE_BYTES else _joined(found)
+
+
+def _joined(found: dict[str, Raw]) -> bytes:
+    """Encode members into memory that is taken in one piece: where there is too little msgspec ends the process."""
+    parts: list[bytes | Raw] = []
+    for name, value in found.items():
+        parts += (b"," if parts else b"{", msgspec.json.encode(name), b":", value)
+    return b"".join([*parts, b"}"])
 
 
 def _copy_by_offsets(body: bytes, url: bytes, date_time: str | None) -> bytes:

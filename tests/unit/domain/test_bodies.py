@@ -4,6 +4,7 @@ import time
 from functools import reduce
 from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -198,6 +199,17 @@ def test_copying_by_offsets_is_copying(members: dict[str, bytes]) -> None:
     for space, date_time in product(SPACES, (None, DATED)):
         body = joined(members, space)
         assert bodies._copy_by_offsets(body, quoted(URL), date_time) == bodies.copy_for(body, URL, date_time)
+
+
+@given(objects(LEAF_TEXTS))
+@example({})
+def test_joining_a_large_copy_is_encoding_it(members: dict[str, bytes]) -> None:
+    """A large body gets the copy that it would get if it were small."""
+    for space, date_time in product(SPACES, (None, DATED)):
+        body = joined(members, space)
+        small = bodies.copy_for(body, URL, date_time)
+        with patch.object(bodies, "_LARGE_BYTES", 0):
+            assert bodies.copy_for(body, URL, date_time) == small
 
 
 @given(VALUES)
