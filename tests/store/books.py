@@ -199,8 +199,15 @@ class Books:
         before = self.projections()
         await self.store.rebuild()
         assert self.projections() == before
+        self.check_counters()
         self.check_moves()
         self.check_queues()
+
+    def check_counters(self) -> None:
+        """Fail unless the counters say what counting the rows says."""
+        counted = self.rows("SELECT webhook, state, count(*) FROM delivery GROUP BY 1, 2")
+        events = self.rows("SELECT 0, -1, count(*) FROM event HAVING count(*)")
+        assert sorted(self.projections()["counter"]) == sorted([*events, *counted])
 
     def check_moves(self) -> None:
         """Fail unless every row that was moved without an attempt went from where to where its move may take it."""

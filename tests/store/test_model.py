@@ -6,6 +6,7 @@ Whoever adds a command (a replay, for one) adds what it does to `Model`, and a r
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from outbox.journal.accepting import Accept, AcceptBatch, Accepted, Key
 from outbox.journal.commands import Command
 from outbox.journal.setting import DeleteWebhook
 from outbox.journal.sweeping import Bury, Convert, Expire
-from tests.store.books import DEAD, PENDING, START_MS, WAITING, Books, an_event
+from tests.store.books import PENDING, START_MS, WAITING, Books, an_event
 from tests.store.model import Hook, Model
 
 CHUNK = 2
@@ -33,7 +34,7 @@ INSTANCES = st.sampled_from(["shop", "shop", "shop", "mall"])
 CHATS = st.sampled_from(["a", "a", "a", "b", ""])
 ORDERS: st.SearchStrategy[Order] = st.sampled_from(["chat", "chat", "instance", "none"])
 EFFECTS = st.sampled_from([Effect.ACKNOWLEDGE] * 4 + [Effect.BURY, Effect.BURY, Effect.RETRY, Effect.SUSPEND])
-OFTEN = st.sampled_from([True, True, True, False])
+OFTEN = st.sampled_from([True] * 5 + [False])
 
 
 class Journaling(RuleBasedStateMachine):
@@ -88,13 +89,21 @@ class Journaling(RuleBasedStateMachine):
         assert hook is not None
         assert webhook.number == hook.number
 
-    @rule(data=st.data(), order=ORDERS, steps=st.integers(0, 4))
-    def change_order(self, data: st.DataObject, order: Order, steps: int) -> None:
-        """Change the order of a webhook that is there, and begin to convert it."""
+    @rule(data=st.data(), order=ORDERS, steps=st.lists(st.sampled_from("cCmme"), min_size=2, max_size=10))
+    def change_order(self, data: st.DataObject, order: Order, steps: list[str]) -> None:
+        """Change the order of a webhook that is there, and begin to convert it, with much going on in between."""
         hook = self.hook(data)
-        self.set_webhook(hook.instance, hook.name, order, enabled=hook.enabled)
-        for _ in range(steps if hook.phase else 0):
-            self._convert(hook)
+        self.set_webhook(hook.instance, hook.name, order, enabled=True)
+        for step in steps:
+            if step == "c":
+                self._convert(hook)
+            elif step == "C":
+                self._convert_phase(hook)
+            elif step == "m":
+                self.meet(data, ["A", "a", "A"])
+            else:
+                self.expire(data, 0)
+            self.all_is_as_in_the_model()
 
     @precondition(lambda self: len(self.model.live()) > 1)
     @rule(data=st.data())
@@ -136,10 +145,11 @@ class Journaling(RuleBasedStateMachine):
             assert answer[0] == expected
             assert len(answer[1]) == (len(chats) if self.model.seq > before else 0)
 
-    @rule(data=st.data(), kinds=st.lists(st.sampled_from("aAA"), min_size=1, max_size=8))
+    @rule(data=st.data(), kinds=st.lists(st.sampled_from("aA"), min_size=2, max_size=10))
     def meet(self, data: st.DataObject, kinds: list[str]) -> None:
         """Accept events and record attempts, all in one commit, in any order."""
-        pairs = [self._accept(data) if kind == "a" else self._attempt(data) for kind in kinds]
+        made: Counter[tuple[int, int]] = Counter()
+        pairs = [self._accept(data) if kind == "a" else self._attempt(data, made) for kind in kinds]
         for answer, (_, check) in zip(self.do(*[command for command, _ in pairs]), pairs, strict=True):
             check(answer)
 
@@ -160,13 +170,19 @@ class Journaling(RuleBasedStateMachine):
 
         return Accept(event, self.books.now_ms, known), check
 
-    def _attempt(self, data: st.DataObject) -> tuple[Command[Any], Any]:
-        """Draw an attempt of any delivery, mostly the next one of one that is pending."""
-        latest = data.draw(st.sampled_from([PENDING, PENDING, PENDING, WAITING, DEAD]), label="latest state")
-        pairs = [pair for pair, row in self.model.rows.items() if row.state <= latest]
-        number, event = data.draw(st.sampled_from(pairs or [(1, 999)]), label="delivery")
+    def _attempt(self, data: st.DataObject, made: Counter[tuple[int, int]]) -> tuple[Command[Any], Any]:
+        """Draw an attempt of any delivery, mostly the next one of one that is pending; count those of this commit."""
+        rows = self.model.rows
+        states = {PENDING} if data.draw(OFTEN, label="pending") else {PENDING, WAITING}
+        # Of the oldest few, so that attempts of one queue meet.
+        pairs = [pair for pair, row in rows.items() if row.state in states and pair not in made][:5]
+        if not pairs or not data.draw(OFTEN, label="not settled"):
+            pairs = [*rows, (1, 999)]
+        number, event = data.draw(st.sampled_from(pairs), label="delivery")
         row, hook = self.model.rows.get((number, event)), self.model.hooks[number]
-        attempt = (row.attempts if row else 0) + data.draw(st.sampled_from([1] * 10 + [0, 2]), label="attempt")
+        attempt = (row.attempts if row else 0) + made[number, event]
+        attempt += data.draw(st.sampled_from([1] * 10 + [0, 2]), label="attempt")
+        made[number, event] += 1
         effect = data.draw(EFFECTS, label="effect")
         revision = hook.revision if data.draw(OFTEN) else hook.revision - 1
 
@@ -194,13 +210,20 @@ class Journaling(RuleBasedStateMachine):
         """Convert some chunks of a webhook whose order was changed, or all that is left."""
         numbers = [hook.number for hook in self.model.live() if hook.phase]
         hook = self.model.hooks[data.draw(st.sampled_from(numbers), label="webhook")]
-        while chunks and (not to_the_end or hook.phase):
+        for _ in range(chunks):
             self._convert(hook)
-            chunks -= not to_the_end
+        if to_the_end:
+            self._convert_phase(hook)
+            self._convert_phase(hook)
+
+    def _convert_phase(self, hook: Hook) -> None:
+        """Convert chunks until the next phase begins."""
+        phase = hook.phase
+        while phase and hook.phase == phase:
+            self._convert(hook)
 
     def _convert(self, hook: Hook) -> None:
         assert self.do(Convert(hook.number, self.books.now_ms)) == [self.model.convert(hook)]
-        self.all_is_as_in_the_model()
 
     @rule(step_ms=st.sampled_from([1, 500, 2000, 10_000, -700]))
     def wait(self, step_ms: int) -> None:
@@ -282,7 +305,7 @@ TestJournaling.settings = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=40,
+    max_examples=60,
     stateful_step_count=40,
     suppress_health_check=list(HealthCheck),
 )

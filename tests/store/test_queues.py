@@ -200,6 +200,16 @@ async def test_one_that_waits_is_let_go_with_the_attempts_that_were_made(books: 
     assert await books.record(webhook, second, Effect.ACKNOWLEDGE, attempt=2) is Effect.ACKNOWLEDGE
 
 
+async def test_one_that_is_settled_while_it_waits_is_passed_over(books: Books) -> None:
+    """Also if the head is settled in the same commit, before it or after it."""
+    webhook = await books.set("shop", order="chat")
+    events = await books.accept("shop", *"aaaaa")
+    await books.do(*[books.outcome(webhook, events[at], Effect.ACKNOWLEDGE) for at in (1, 0)])
+    assert books.states(webhook) == [ACKNOWLEDGED, ACKNOWLEDGED, PENDING, WAITING, WAITING]
+    await books.do(*[books.outcome(webhook, events[at], Effect.ACKNOWLEDGE) for at in (2, 3)])
+    assert books.states(webhook) == [ACKNOWLEDGED] * 4 + [PENDING]
+
+
 async def test_heads_of_a_disabled_webhook_move_on(books: Books) -> None:
     """What was in flight when it was disabled is recorded, and the queue behind it with it."""
     webhook = await books.set("shop", order="chat")
