@@ -2,6 +2,7 @@
 
 import rich_click as click
 
+from app.commands.copying import backup, restore
 from app.commands.following import log, tail
 from app.commands.keeping import rebuild, settings_command, verify
 from app.commands.listing import deliveries, events, webhooks
@@ -16,7 +17,9 @@ def main() -> None:
     """Look into the outbox. Exit status: 0 fine, 1 something is wrong, 2 usage."""
 
 
-for _command in (stats, events, deliveries, show, tail, log, webhooks, settings_command, replay, verify, rebuild):
+for _command in (
+    stats, events, deliveries, show, tail, log, webhooks, settings_command, replay, verify, rebuild, backup, restore,
+):  # fmt: skip
     main.add_command(_command)
 
 

@@ -95,11 +95,11 @@ class EarlierFile:
         self._connection.close()
 
 
-def make_earlier(path: Path, schema: int, at_ms: int, url: str) -> None:
+def make_earlier(path: Path, schema: int, at_ms: int, url: str, more: int = 0) -> None:
     """Make a file in which everything occurs that the first release knew; its webhooks are at `url`.
 
     Two deliveries to the first webhook are pending (a second attempt, and a first one), one to the disabled webhook is,
-    three are dead and one is acknowledged.
+    three are dead and one is acknowledged. `more` events, for nobody, come last.
     """
     file = EarlierFile(path, schema, at_ms)
     secret = bytes(16) + msgspec.msgpack.encode({"headers": {"authorization": "Bearer 1"}})
@@ -115,6 +115,8 @@ def make_earlier(path: Path, schema: int, at_ms: int, url: str) -> None:
     file.append(-GONE, BURIED, GONE, again, lost, at_ms, "the webhook was deleted", 2, 0)
     held, fresh = file.event("loja02", OFF), file.event("loja01", FIRST)
     off = file.webhook(OFF, "loja02", f"{url}/off", enabled=False)
+    for _ in range(more):
+        file.event("loja04")
     for webhook, event, state, attempts in (
         (FIRST, again, PENDING, 1), (FIRST, bad, DEAD, 1), (FIRST, fresh, PENDING, 0), (OFF, good, ACKNOWLEDGED, 1),
         (OFF, held, PENDING, 0), (GONE, again, DEAD, 0), (GONE, lost, DEAD, 0),
@@ -126,7 +128,7 @@ def make_earlier(path: Path, schema: int, at_ms: int, url: str) -> None:
     file.row("webhook", FIRST, "instance", "loja01", "", first, "api", *kept, at_ms, at_ms, None, *never)
     file.row("webhook", OFF, "instance", "loja02", "", off, "api", b"", b"", at_ms, at_ms, None, *never)
     file.row("webhook", GONE, "instance", "loja03", "", gone, "api", b"", b"", at_ms, at_ms, at_ms, *never)
-    counts = {(0, -1): 6, (FIRST, PENDING): 2, (FIRST, DEAD): 1, (OFF, ACKNOWLEDGED): 1, (OFF, PENDING): 1}
+    counts = {(0, -1): 6 + more, (FIRST, PENDING): 2, (FIRST, DEAD): 1, (OFF, ACKNOWLEDGED): 1, (OFF, PENDING): 1}
     for (number, state), n in {**counts, (GONE, PENDING): 0, (GONE, DEAD): 2}.items():
         file.row("counter", number, state, n)
     file.close()

@@ -9,9 +9,9 @@ from outbox.domain.deliveries import Effect, Outcome
 from outbox.domain.projecting import Changes, project
 from outbox.domain.records import AttemptRecorded, DeliveriesBuried
 from outbox.store.protocol import Wants
-from outbox.store.sqlite import writing
 from outbox.store.sqlite.connections import migrate
 from outbox.store.sqlite.facts import find_facts
+from outbox.store.sqlite.projections import write_changes
 
 LONG, MANY, HISTORY = 1, 2, 3
 """Webhooks: with one queue of 50,000 that wait; with 5,000 queues; with 50,000 settled deliveries and one pending."""
@@ -51,7 +51,7 @@ def steps(connection: sqlite3.Connection, wants: Wants | None, changes: Changes 
     if wants is not None:
         find_facts(connection, wants)
     if changes is not None:
-        writing._write_changes(connection, changes)
+        write_changes(connection, changes)
     connection.set_progress_handler(None, 0)
     connection.execute("ROLLBACK")
     return counted

@@ -7,7 +7,7 @@ import pytest
 
 from outbox.domain.deliveries import State
 from outbox.store.protocol import EventFilter, Position, Span
-from outbox.store.sqlite import facts, listing, reading, replays, writing
+from outbox.store.sqlite import facts, listing, projections, reading, replays
 from outbox.store.sqlite.reading import SqliteReader, open_reader
 from tests.store.filling import START_MS, Planned, fill
 
@@ -169,7 +169,7 @@ def test_a_commit_finds_its_rows_by_key(plans: sqlite3.Connection, query: str, w
 
 @pytest.mark.parametrize(
     ("query", "values"),
-    [(facts._UNSETTLED, 3), (facts._LAST_LOOKED_AT, 4), (facts._RUN_WITH_RECORDS, 4), (writing._BURY, 3)],
+    [(facts._UNSETTLED, 3), (facts._LAST_LOOKED_AT, 4), (facts._RUN_WITH_RECORDS, 4), (projections._BURY, 3)],
     ids=["unsettled", "last", "run", "bury"],
 )
 def test_a_sweep_walks_along_the_key(plans: sqlite3.Connection, query: str, values: int) -> None:

@@ -134,16 +134,21 @@ def _configure_writer(connection: sqlite3.Connection) -> None:
 
 def _configure_reader(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA query_only = ON")
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    if application != APPLICATION_ID:
-        msg = "the file is not an outbox"
-        raise CannotStartError(msg)
+    check_ours(connection)
     scripts, version = _versions(connection)
     if version < len(scripts):
         msg = (
             f"the file was written by an earlier release (schema {version}, this one reads {len(scripts)}):"
             " start the service once, it brings the file up to date"
         )
+        raise CannotStartError(msg)
+
+
+def check_ours(connection: sqlite3.Connection) -> None:
+    """Raise CannotStartError if the file is a database of something else."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID:
+        msg = "the file is not an outbox"
         raise CannotStartError(msg)
 
 

@@ -7,8 +7,6 @@ import anyio
 import structlog
 
 from outbox.domain.errors import CannotStartError, OutcomeUnknownError
-from outbox.domain.projecting import Changes, project, stands_alone
-from outbox.domain.records import decode
 from outbox.folders import make_folder
 from outbox.store.protocol import Batch, Decide, Head, Wants
 from outbox.store.sqlite.checkpoints import FRAMES, Checkpoints, in_doubt
@@ -24,12 +22,11 @@ from outbox.store.sqlite.connections import (
 )
 from outbox.store.sqlite.facts import find_facts
 from outbox.store.sqlite.files import FileLock, HeadFile
+from outbox.store.sqlite.projections import fold_log, write_changes
 from outbox.store.sqlite.reading import SqliteReader, open_reader, read_head
 
 _HEAD_INTERVAL_S = 1.0
 _PAGE_BYTES = 4096
-_REBUILD_PAGE = 2000
-_PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter", "replay")
 
 _log = structlog.get_logger("store")
 
@@ -174,15 +171,7 @@ class SqliteStore:
     def _rebuild(self, connection: sqlite3.Connection) -> int:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for table in _PROJECTIONS:
-                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
-            last = folded = 0
-            page = _log_page(connection, last)
-            while page:
-                _fold(connection, page)
-                folded += len(page)
-                last = page[-1][0]
-                page = _log_page(connection, last)
+            folded = fold_log(connection)
         except sqlite3.Error as error:
             _roll_back(connection)
             raise translated(error) from error
@@ -193,11 +182,6 @@ class SqliteStore:
         self._checkpoints.wrote(FRAMES)
         self._head = read_head(connection)
         return folded
-
-
-def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
-    query = "SELECT seq, record FROM log WHERE seq > ? ORDER BY seq LIMIT ?"
-    return connection.execute(query, (after, _REBUILD_PAGE)).fetchall()
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -213,67 +197,10 @@ def _frames(batch: Batch) -> int:
     return 8 + (sum(len(body) for _, body in batch.bodies) + 256 * rows) // _PAGE_BYTES
 
 
-def _fold(connection: sqlite3.Connection, page: list[tuple[int, bytes]]) -> None:
-    """Write what a page of the log does to the projections."""
-    changes = Changes()
-    for seq, data in page:
-        record = decode(data)
-        alone = stands_alone(record)
-        if alone:
-            _write_changes(connection, changes)
-            changes = Changes()
-        project(seq, record, changes)
-        if alone:
-            _write_changes(connection, changes)
-            changes = Changes()
-    _write_changes(connection, changes)
-
-
 def _write(connection: sqlite3.Connection, batch: Batch) -> None:
     insert(connection, "INSERT INTO log (seq, subject, record, digest) VALUES", batch.log, blobs=(2, 3))
     insert_bodies(connection, batch.bodies)
     insert(connection, "INSERT INTO secret (id, material) VALUES", batch.secrets, blobs=(0, 1))
     if batch.erased:
         connection.execute(f"DELETE FROM secret WHERE id IN ({groups(len(batch.erased))})", batch.erased)  # noqa: S608
-    _write_changes(connection, batch.changes)
-
-
-def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
-    insert(connection, "INSERT INTO event (seq, id, kind, instance, accepted_ms) VALUES", changes.events, blobs=(1,))
-    insert(connection, "INSERT OR REPLACE INTO idempotency (key, event) VALUES", changes.keys, blobs=(0,))
-    insert(connection, _DELIVERY, changes.deliveries)
-    insert(connection, _ATTEMPTED, changes.outcomes, _OUTCOME)
-    for settled in changes.buried:
-        connection.execute(_BURY, settled)
-    insert(connection, _DELIVERY, changes.moved, _MOVED)
-    for row in changes.webhooks:
-        connection.execute(_WEBHOOK, row)
-    for number, fields in changes.marks:
-        assigned = ", ".join(f"{name} = ?" for name in fields)
-        connection.execute(f"UPDATE webhook SET {assigned} WHERE number = ?", (*fields.values(), number))  # noqa: S608
-    insert(connection, _REPLAY, changes.replays)
-    counters = [(webhook, state, n) for (webhook, state), n in changes.counters.items() if n]
-    insert(connection, "INSERT INTO counter (webhook, state, n) VALUES", counters, _COUNT)
-
-
-_DELIVERY = "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged, queue, since_ms) VALUES"
-_ATTEMPTED = "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged) VALUES"
-_OUTCOME = (
-    "ON CONFLICT (webhook, event) DO UPDATE SET state = excluded.state, due_ms = excluded.due_ms,"
-    " attempts = excluded.attempts, charged = excluded.charged"
-)
-_MOVED = f"{_OUTCOME}, queue = excluded.queue, since_ms = excluded.since_ms"
-_BURY = "UPDATE delivery SET state = 3 WHERE webhook = ? AND event BETWEEN ? AND ? AND state < 2"
-_WEBHOOK = (
-    "INSERT INTO webhook (number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms,"
-    " deleted_ms, suspended_ms, held, opened_ms, phase, position, until)"
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-    " ON CONFLICT (number) DO UPDATE SET settings = excluded.settings, source = excluded.source,"
-    " secret = excluded.secret, fingerprint = excluded.fingerprint, updated_ms = excluded.updated_ms,"
-    " suspended_ms = excluded.suspended_ms, held = excluded.held, opened_ms = excluded.opened_ms,"
-    " phase = excluded.phase, position = excluded.position, until = excluded.until"
-)
-_REPLAY = (
-    "INSERT OR REPLACE INTO replay (number, webhook, event, replayed, skipped, next_ms, updated_ms, finished) VALUES"
-)
-_COUNT = "ON CONFLICT (webhook, state) DO UPDATE SET n = n + excluded.n"
+    write_changes(connection, batch.changes)

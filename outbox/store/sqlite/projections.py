@@ -1,0 +1,91 @@
+"""The projections of a SQLite file: writing what records do to them, and folding them from the log."""
+
+import sqlite3
+from collections.abc import Callable
+
+from outbox.domain.projecting import Changes, project, stands_alone
+from outbox.domain.records import decode
+from outbox.store.sqlite.connections import insert
+
+PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter", "replay")
+
+_PAGE = 2000
+
+
+def fold_log(connection: sqlite3.Connection, progress: Callable[[int], None] = lambda _folded: None) -> int:
+    """Make all projections anew from the log, in the caller's transaction; return how many records were folded.
+
+    `progress` is called with the records folded so far. Raises CorruptError where one cannot be read.
+    """
+    for table in PROJECTIONS:
+        connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
+    last = folded = 0
+    while page := _log_page(connection, last):
+        _fold(connection, page)
+        folded += len(page)
+        last = page[-1][0]
+        progress(folded)
+    return folded
+
+
+def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
+    query = "SELECT seq, record FROM log WHERE seq > ? ORDER BY seq LIMIT ?"
+    return connection.execute(query, (after, _PAGE)).fetchall()
+
+
+def _fold(connection: sqlite3.Connection, page: list[tuple[int, bytes]]) -> None:
+    """Write what a page of the log does to the projections."""
+    changes = Changes()
+    for seq, data in page:
+        record = decode(data)
+        alone = stands_alone(record)
+        if alone:
+            write_changes(connection, changes)
+            changes = Changes()
+        project(seq, record, changes)
+        if alone:
+            write_changes(connection, changes)
+            changes = Changes()
+    write_changes(connection, changes)
+
+
+def write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
+    """Write what records do to the projections, in the caller's transaction."""
+    insert(connection, "INSERT INTO event (seq, id, kind, instance, accepted_ms) VALUES", changes.events, blobs=(1,))
+    insert(connection, "INSERT OR REPLACE INTO idempotency (key, event) VALUES", changes.keys, blobs=(0,))
+    insert(connection, _DELIVERY, changes.deliveries)
+    insert(connection, _ATTEMPTED, changes.outcomes, _OUTCOME)
+    for settled in changes.buried:
+        connection.execute(_BURY, settled)
+    insert(connection, _DELIVERY, changes.moved, _MOVED)
+    for row in changes.webhooks:
+        connection.execute(_WEBHOOK, row)
+    for number, fields in changes.marks:
+        assigned = ", ".join(f"{name} = ?" for name in fields)
+        connection.execute(f"UPDATE webhook SET {assigned} WHERE number = ?", (*fields.values(), number))  # noqa: S608
+    insert(connection, _REPLAY, changes.replays)
+    counters = [(webhook, state, n) for (webhook, state), n in changes.counters.items() if n]
+    insert(connection, "INSERT INTO counter (webhook, state, n) VALUES", counters, _COUNT)
+
+
+_DELIVERY = "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged, queue, since_ms) VALUES"
+_ATTEMPTED = "INSERT INTO delivery (webhook, event, state, due_ms, attempts, charged) VALUES"
+_OUTCOME = (
+    "ON CONFLICT (webhook, event) DO UPDATE SET state = excluded.state, due_ms = excluded.due_ms,"
+    " attempts = excluded.attempts, charged = excluded.charged"
+)
+_MOVED = f"{_OUTCOME}, queue = excluded.queue, since_ms = excluded.since_ms"
+_BURY = "UPDATE delivery SET state = 3 WHERE webhook = ? AND event BETWEEN ? AND ? AND state < 2"
+_WEBHOOK = (
+    "INSERT INTO webhook (number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms,"
+    " deleted_ms, suspended_ms, held, opened_ms, phase, position, until)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " ON CONFLICT (number) DO UPDATE SET settings = excluded.settings, source = excluded.source,"
+    " secret = excluded.secret, fingerprint = excluded.fingerprint, updated_ms = excluded.updated_ms,"
+    " suspended_ms = excluded.suspended_ms, held = excluded.held, opened_ms = excluded.opened_ms,"
+    " phase = excluded.phase, position = excluded.position, until = excluded.until"
+)
+_REPLAY = (
+    "INSERT OR REPLACE INTO replay (number, webhook, event, replayed, skipped, next_ms, updated_ms, finished) VALUES"
+)
+_COUNT = "ON CONFLICT (webhook, state) DO UPDATE SET n = n + excluded.n"
