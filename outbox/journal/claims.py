@@ -1,6 +1,6 @@
 """What the relay reads: deliveries that are due, and the bodies of their events."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from msgspec import Struct
 
@@ -32,11 +32,14 @@ class Claims:
         """Read with a reader of its own, so that looking in never delays a delivery."""
         self._reader = reader
 
-    async def due(self, webhook: int, until_ms: int, limit: int) -> list[Claim]:
-        """Return up to `limit` pending deliveries due by `until_ms`, the longest due first. Raises CorruptError."""
+    async def due(self, webhook: int, until_ms: int, limit: int, but: Collection[int] = ()) -> list[Claim]:
+        """Return up to `limit` pending deliveries due by `until_ms`, the longest due first, but not of these events.
+
+        Raises CorruptError.
+        """
         return [
             Claim(row.event, _accepted(row.record), row.attempts, row.charged, row.since_ms)
-            for row in await self._reader.due(webhook, until_ms, limit)
+            for row in await self._reader.due(webhook, until_ms, limit, but)
         ]
 
     async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:

@@ -17,6 +17,8 @@ from outbox.domain.addresses import OPERATORS_OWN, AddressPolicy
 from outbox.domain.retrying import Answer
 from outbox.relay.addresses import RefusedAddressError, guarded_sockets
 from outbox.relay.clock import Clock
+from outbox.relay.deadlines import Deadline, Deadlines
+from outbox.relay.exchange import exchange
 
 EXCERPT_BYTES = 1024
 ANSWER_BYTES = 64 * 1024
@@ -54,50 +56,49 @@ class _Connector(aiohttp.TCPConnector):
 class _Line(Struct, frozen=True):
     """The way out under one address policy; a pooled connection passes no guard again, so policies never share one."""
 
-    connector: _Connector
-    pooled: aiohttp.ClientSession
-    fresh: aiohttp.ClientSession
+    pooled: _Connector
+    fresh: _Connector
 
 
 class Courier:
     """Posts parcels: over one line to the operator's own URL, over another to everybody else's."""
 
     def __init__(self, policy: AddressPolicy, clock: Clock) -> None:
-        """Guard the URLs of webhooks by `policy`; sessions are opened by `async with`."""
+        """Guard the URLs of webhooks by `policy`; `async with` opens it."""
         self._policy = policy
         self._clock = clock
         self._stack = AsyncExitStack()
         self._lines: dict[bool, _Line] = {}
+        self._deadlines = Deadlines()
 
     async def __aenter__(self) -> Self:
-        """Open the sessions."""
+        """Open the lines."""
         for trusted, policy in ((False, self._policy), (True, OPERATORS_OWN)):
-            connector = _Connector(policy, keepalive_timeout=KEEPALIVE_S)
-            self._lines[trusted] = _Line(
-                connector,
-                await self._stack.enter_async_context(_session(connector)),
-                await self._stack.enter_async_context(_session(_Connector(policy, force_close=True))),
-            )
+            line = _Line(_Connector(policy, keepalive_timeout=KEEPALIVE_S), _Connector(policy, force_close=True))
+            await self._stack.enter_async_context(line.pooled)
+            await self._stack.enter_async_context(line.fresh)
+            self._lines[trusted] = line
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the sessions and their connections."""
+        """Close the connections."""
         await self._stack.aclose()
 
     async def post(self, parcel: Parcel) -> Answer:
         """Make one POST and return what came of it; whatever the receiver does, this ends within the timeout."""
         line = self._lines[parcel.trusted]
-        task = asyncio.current_task()
+        deadline = self._deadlines.within(parcel.timeout_s)
         try:
-            try:
-                return await self._post(line.pooled, parcel)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                # The server closed a kept-alive connection just as we sent: nobody's fault, and no answer is lost.
-                if task in line.connector.dialled or _begun(error):
-                    raise
-                return await self._post(line.fresh, parcel)
+            with deadline:
+                try:
+                    return await self._post(line.pooled, parcel, deadline)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                    # The server closed a kept-alive connection just as we sent: nobody's fault, no answer is lost.
+                    if deadline.task in line.pooled.dialled or _begun(error):
+                        raise
+                    return await self._post(line.fresh, parcel, deadline)
         except TimeoutError:
             return Answer(error="timeout", detail=f"no answer within {parcel.timeout_s:g} s")
         except aiohttp.ClientError as error:
@@ -105,22 +106,17 @@ class Courier:
         except (OSError, ValueError) as error:
             return Answer(error="connection_error", detail=str(error)[:200])
         finally:
-            line.connector.dialled.discard(task)
+            line.pooled.dialled.discard(deadline.task)
 
-    async def _post(self, session: aiohttp.ClientSession, parcel: Parcel) -> Answer:
+    async def _post(self, connector: _Connector, parcel: Parcel, deadline: Deadline) -> Answer:
         data: bytes | AsyncIterator[bytes] = parcel.body
         headers = parcel.headers
         if len(parcel.body) >= LARGE_BODY_BYTES:
             # aiohttp warns of large bytes, and makes a copy of what a BytesIO holds.
             data, headers = _pieces(parcel.body), {**headers, "content-length": str(len(parcel.body))}
-        async with session.post(
-            _url(parcel.url),
-            data=data,
-            headers=headers,
-            allow_redirects=False,
-            timeout=_timeout(parcel.timeout_s),
-        ) as response:
-            return await _answer(response, self._clock)
+        async with await exchange(connector, _url(parcel.url), headers, data) as response:
+            # From here on the deadline costs only the body.
+            return await _answer(response, self._clock, min(deadline.stop(), BODY_PATIENCE_S))
 
 
 def _begun(error: aiohttp.ClientError) -> bool:
@@ -128,23 +124,9 @@ def _begun(error: aiohttp.ClientError) -> bool:
     return isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str)
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-    )
-
-
 @lru_cache(maxsize=4096)
 def _url(text: str) -> URL:
     return URL(text, encoded=True)  # else yarl would send a/b for a%2Fb
-
-
-@lru_cache(maxsize=256)
-def _timeout(total_s: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=total_s)
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
@@ -154,16 +136,16 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
 
 
-async def _answer(response: aiohttp.ClientResponse, clock: Clock) -> Answer:
+async def _answer(response: aiohttp.ClientResponse, clock: Clock, patience_s: float) -> Answer:
     status = response.status
     if status in _SUCCESS:
         # The status has acknowledged: what follows it is read only so that the connection can serve again.
-        _, note = await _read(response)
+        _, note = await _read(response, patience_s)
         return Answer(status=status, detail=note)
     if not 200 <= status <= 599:  # noqa: PLR2004 - the statuses HTTP has for final answers
         response.close()
         return Answer(status=status, error="protocol_error", detail=f"the status {status} is no final answer")
-    excerpt, note = await _read(response)
+    excerpt, note = await _read(response, patience_s)
     if status in _REDIRECTS:
         target = response.headers.get("location", "nowhere")[:500]
         note = f"redirected to {target}; set the webhook to {target}"
@@ -175,13 +157,13 @@ async def _answer(response: aiohttp.ClientResponse, clock: Clock) -> Answer:
     )
 
 
-async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, str]:
+async def _read(response: aiohttp.ClientResponse, patience_s: float) -> tuple[bytes, str]:
     """Return the first bytes of the body and a note on how it misbehaved; past the cap the connection is dropped."""
     body = b""
     if response.content.at_eof():
         return body, ""
     try:
-        async with asyncio.timeout(BODY_PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             while not response.content.at_eof():
                 chunk = await response.content.readany()
                 if not chunk:

@@ -97,8 +97,11 @@ class Tower(Struct, frozen=True):
             **identity(webhook.credentials, event_text(event.id), copy, now_ms),
             "x-outbox-attempt": str(number),
             "x-outbox-hops": str(event.hops + 1),
-            **own_headers(webhook.credentials, now_ms),
         }
+        if own := own_headers(webhook.credentials, now_ms):
+            for name in own:
+                headers.pop(name.lower(), None)
+            headers |= own
         timeout_s = (webhook.settings.timeout_ms or self.timeout_ms) / 1000 + len(copy) // _MIB
         return Parcel(url, headers, copy, timeout_s, trusted=webhook.source == "environment")
 

@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from outbox.domain.deliveries import Effect
-from outbox.domain.retrying import GONE, RETRY_AFTER_MAX_S
+from outbox.domain.retrying import GONE, RETRY_AFTER_MAX_S, Answer
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim, Claims
 from outbox.journal.recording import Outcome
@@ -23,7 +23,7 @@ from outbox.relay.gate import Gate
 from outbox.relay.recorder import Recorder
 from outbox.relay.sweeping import insist
 
-PAGE = 256
+PAGE = 512
 LOAD_BYTES = 1024 * 1024
 IDLE_S = 30.0
 
@@ -61,7 +61,6 @@ class Lane:
         self._suspended_ms = 0
         self._probing: int | None = None
         self._taken: set[int] = set()
-        self._let_go: set[int] = set()
         self._ready: deque[tuple[Claim, bytes | None]] = deque()
         self._crew = self._low_water = self._high_water = 0
         self._changed = anyio.Event()
@@ -168,12 +167,9 @@ class Lane:
         while self._gate.pause_s(self._now()) <= 0:
             now_ms = self._around.tower.clock.now_ms()
             self._looked_until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
-            self._let_go.clear()
             count = 1 if self._gate.is_open else PAGE
-            found = await self._around.claims.due(self.number, self._looked_until_ms, count + len(self._taken))
-            # What was let go while the answer was under way may stand in it as it was before its outcome.
-            stale = self._taken | self._let_go
-            claims = [claim for claim in found if claim.seq not in stale][:count]
+            # What is let go while the answer is under way would stand in it as it was before its outcome.
+            claims = await self._around.claims.due(self.number, self._looked_until_ms, count, but=self._taken)
             cutoff = self._expiry.cutoff_ms(self._turned.held, now_ms)
             expired = [claim.seq for claim in claims if claim.since_ms <= cutoff]
             if not expired:
@@ -328,17 +324,21 @@ class Lane:
             if not told:
                 gate.abandoned(claim.seq, self._now())
         if told:
-            now = self._now()
-            gate.ended(claim.seq, began, now, flight.answer)
-            if flight.answer.status == GONE:
-                self._gone = webhook
-                self._look()
-            limit = self._limit()
-            if not limit:
-                self._put_back()
-            if limit < self._crew:
-                self._moved.set()
+            gate.ended(claim.seq, began, self._now(), flight.answer)
+            if not flight.answer.acknowledges:
+                self._trouble(webhook, flight.answer)
         return flight
+
+    def _trouble(self, webhook: Webhook, answer: Answer) -> None:
+        """Follow what the gate has learned from a failure: fewer POSTs at a time, perhaps none for now."""
+        if answer.status == GONE:
+            self._gone = webhook
+            self._look()
+        limit = self._limit()
+        if not limit:
+            self._put_back()
+        if limit < self._crew:
+            self._moved.set()
 
     def _recorded(self, seq: int, effect: Effect) -> None:
         self._release(seq)
@@ -356,7 +356,6 @@ class Lane:
 
     def _release(self, seq: int) -> None:
         self._taken.discard(seq)
-        self._let_go.add(seq)
         if not self._taken or len(self._taken) == self._high_water or seq == self._probing or self._gate.is_open:
             self._moved.set()
 

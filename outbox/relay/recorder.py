@@ -13,8 +13,10 @@ from outbox.domain.errors import BusyError
 from outbox.journal.recording import Outcome, RecordAttempts
 from outbox.journal.writer import Journal
 
-GATHER_S = 0.008
-GATHER_COUNT = 128
+GATHER_S = 0.03
+GATHER_COUNT = 512
+SOON_S = 0.002
+"""So long waits an outcome that is the first for a while: one that comes alone need not wait for company."""
 AGAIN_S = 1.0
 
 Recorded = Callable[[Effect], None]
@@ -30,15 +32,19 @@ class Recorder:
     """
 
     def __init__(self, journal: Journal) -> None:
-        """Record into `journal`; `effects` counts what was recorded, by webhook's number and effect."""
+        """Record into `journal`; `effects` counts what was recorded, by webhook's number and effect.
+
+        `is_clear` says that outcomes are taken: none was refused that has not been recorded since.
+        """
         self.effects: Counter[tuple[int, Effect]] = Counter()
+        self.is_clear = True
         self._journal = journal
         self._gathered: list[tuple[Outcome, Recorded]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._flushed_at = 0.0
         self._kept: list[tuple[Outcome, Recorded]] = []
         self._refused = anyio.Event()
         self._clear = anyio.Event()
-        self._clear.set()
         self._ended = False
 
     def record(self, outcome: Outcome, recorded: Recorded, *, urgent: bool = False) -> None:
@@ -47,25 +53,23 @@ class Recorder:
         if urgent or len(self._gathered) >= GATHER_COUNT:
             self.flush()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(self._flushed_at + GATHER_S, loop.time() + SOON_S), self.flush)
 
     def flush(self) -> None:
         """Hand over what is gathered, now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._flushed_at = asyncio.get_running_loop().time()
         gathered, self._gathered = self._gathered, []
         if gathered:
             self._submit(gathered)
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether outcomes are taken: none was refused that has not been recorded since."""
-        return self._clear.is_set()
-
     async def wait_until_clear(self) -> None:
         """Return once outcomes are taken."""
-        await self._clear.wait()
+        while not self.is_clear:
+            await self._clear.wait()
 
     async def run(self) -> None:
         """Offer again what was refused, until cancelled."""
@@ -94,7 +98,8 @@ class Recorder:
             for (outcome, recorded), effect in zip(outcomes, answer.result(), strict=True):
                 self.effects[outcome.attempt.webhook, effect] += 1
                 recorded(effect)
-            if not self._kept:
+            if not self.is_clear and not self._kept:
+                self.is_clear = True
                 self._clear.set()
         elif isinstance(error, BusyError):
             self._keep(outcomes, error)
@@ -115,5 +120,6 @@ class Recorder:
         _log.warning("outcomes.refused", count=len(outcomes), reason=error.detail)
         self._kept += outcomes
         self._refused.set()
-        if self._clear.is_set():
+        if self.is_clear:
+            self.is_clear = False
             self._clear = anyio.Event()

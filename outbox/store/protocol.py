@@ -1,6 +1,6 @@
 """What the journal and the relay ask of a store: few methods, each with its guarantee in one line."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
@@ -247,8 +247,8 @@ class Reader(Protocol):
     async def deliveries(self, pairs: Sequence[tuple[int, int]]) -> list[Delivery]:
         """Return the deliveries with those (webhook, event)."""
 
-    async def due(self, webhook: int, until_ms: int, limit: int) -> list[Due]:
-        """Return up to `limit` pending deliveries due by `until_ms`, the longest due first."""
+    async def due(self, webhook: int, until_ms: int, limit: int, but: Collection[int] = ()) -> list[Due]:
+        """Return up to `limit` pending deliveries due by `until_ms`, the longest due first, but not of these events."""
 
     async def older(self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:
         """Look at some pending deliveries due by `due_ms`, in order of (due, event) after `after`."""

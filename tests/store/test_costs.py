@@ -8,7 +8,7 @@ import pytest
 from outbox.domain.deliveries import Effect, Outcome
 from outbox.domain.projecting import Changes, project
 from outbox.domain.records import AttemptRecorded, DeliveriesBuried
-from outbox.store.protocol import Wants
+from outbox.store.protocol import Head, Wants
 from outbox.store.sqlite.connections import migrate
 from outbox.store.sqlite.facts import find_facts
 from outbox.store.sqlite.projections import write_changes
@@ -49,7 +49,7 @@ def steps(connection: sqlite3.Connection, wants: Wants | None, changes: Changes 
     connection.execute("BEGIN IMMEDIATE")
     connection.set_progress_handler(count, 1)
     if wants is not None:
-        find_facts(connection, wants)
+        find_facts(connection, wants, Head())
     if changes is not None:
         write_changes(connection, changes)
     connection.set_progress_handler(None, 0)

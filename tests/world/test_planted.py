@@ -1,6 +1,6 @@
 """The world with a bug planted into the engine: each must be noticed, or the invariants have become worthless."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import count
 from typing import Any
 
@@ -13,7 +13,6 @@ from outbox.domain.webhooks import Webhook
 from outbox.journal import writer
 from outbox.journal.claims import Claims
 from outbox.relay import flight
-from outbox.relay.lane import Lane
 from outbox.relay.recorder import Recorder
 from tests.world.chaos import simulate
 from tests.world.playing import BrokenWorldError, play
@@ -74,21 +73,21 @@ def answer_early(patch: pytest.MonkeyPatch) -> None:
 
 def claim_stale(patch: pytest.MonkeyPatch) -> None:
     """Plant a lane that takes what it reads for the truth, though an outcome may have come meanwhile."""
-    genuine = Lane._release
+    genuine = Claims.due
 
-    def release(self: Lane, seq: int) -> None:
-        genuine(self, seq)
-        self._let_go.clear()
+    async def due(self: Claims, webhook: int, until_ms: int, limit: int, but: Collection[int] = ()) -> Any:
+        found = await genuine(self, webhook, until_ms, limit + len(but))
+        return [claim for claim in found if claim.seq not in but][:limit]
 
-    patch.setattr(Lane, "_release", release)
+    patch.setattr(Claims, "due", due)
 
 
 def ignore_due_times(patch: pytest.MonkeyPatch) -> None:
     """Plant a lane that claims a minute ahead."""
     genuine = Claims.due
 
-    async def due(self: Claims, webhook: int, until_ms: int, limit: int) -> Any:
-        return await genuine(self, webhook, until_ms + 60_000, limit)
+    async def due(self: Claims, webhook: int, until_ms: int, limit: int, but: Collection[int] = ()) -> Any:
+        return await genuine(self, webhook, until_ms + 60_000, limit, but)
 
     patch.setattr(Claims, "due", due)
 

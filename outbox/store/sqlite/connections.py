@@ -19,7 +19,8 @@ APPLICATION_ID = 0x45764F42  # "EvOB", in the file's header
 MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
 
 _MIGRATIONS = Path(__file__).parent.parent / "sql" / "sqlite"
-_ROWS_AT_ONCE = (128, 16, 4, 1)
+_ROWS_AT_ONCE = 512
+_ROUND = 32
 _COPIED_BYTES = 65_536
 _LARGE_BYTES = 1024 * 1024
 _DAMAGED = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
@@ -183,19 +184,25 @@ def insert(
 ) -> None:
     """Run `statement` (ending in VALUES) for `rows`, many rows in each step; `blobs` are the columns that hold bytes.
 
-    A step runs without Python's global lock; `executemany` takes and gives it back for every row, and so makes the
-    writer's thread wait for the busy event loop each time.
+    A step runs without Python's global lock. `executemany` takes and gives it back for every row, and each time the
+    writer's thread waits for the busy event loop, or the event loop for it.
     """
     done = 0
-    for size in _ROWS_AT_ONCE:
-        while len(rows) - done >= size:
-            width = len(rows[0])
-            values: list[Any] = flat(rows[done : done + size])
-            for column in blobs:
-                # bytes, unlike bytearray, are first offered to sqlite3's adapters, which costs more than the insert.
-                values[column::width] = map(_bound, values[column::width])
-            connection.execute(_many(statement, size, width, tail), values)
-            done += size
+    for size in _steps(len(rows)):
+        width = len(rows[0])
+        values: list[Any] = flat(rows[done : done + size])
+        for column in blobs:
+            # bytes, unlike bytearray, are first offered to sqlite3's adapters, which costs more than the insert.
+            values[column::width] = map(_bound, values[column::width])
+        connection.execute(_many(statement, size, width, tail), values)
+        done += size
+
+
+def _steps(count: int) -> list[int]:
+    """Split rows into few steps of few different sizes: each size is a statement that stays prepared."""
+    whole, rest = divmod(count, _ROWS_AT_ONCE)
+    units = rest % _ROUND
+    return [_ROWS_AT_ONCE] * whole + [size for size in (rest - units, units) if size]
 
 
 def _bound(value: bytes) -> bytes | bytearray:

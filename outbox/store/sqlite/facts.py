@@ -16,6 +16,7 @@ from outbox.store.protocol import (
     LOOKED_AT_ONCE,
     Facts,
     FoundDelivery,
+    Head,
     KeyFact,
     QueueFact,
     UnsettledRange,
@@ -24,7 +25,6 @@ from outbox.store.protocol import (
     Wants,
 )
 from outbox.store.sqlite.connections import Row, flat, groups
-from outbox.store.sqlite.reading import read_head
 
 _DELIVERIES = (
     "WITH wanted (w, e) AS (VALUES {}) SELECT json_group_array(json_array("
@@ -69,12 +69,13 @@ _HEADLESS = (
     " LIMIT :limit"
 )
 _DECODER = msgspec.json.Decoder(list[list[Any]])
-_FOUND_AT_ONCE = 500
+_FOUND_AT_ONCE = 512
+_ROUND = 16
 
 
-def find_facts(connection: sqlite3.Connection, wants: Wants) -> Facts:
-    """Return the facts that `wants` names, as they are in this transaction."""
-    facts = Facts(head=read_head(connection), deliveries={}, keys={}, unsettled={}, queues={}, rows={}, headless={})
+def find_facts(connection: sqlite3.Connection, wants: Wants, head: Head) -> Facts:
+    """Return the facts that `wants` names, as they are in this transaction, in which the log ends with `head`."""
+    facts = Facts(head=head, deliveries={}, keys={}, unsettled={}, queues={}, rows={}, headless={})
     facts.deliveries = _deliveries(connection, wants.alone)
     standing = _deliveries(connection, wants.deliveries)
     facts.deliveries |= standing
@@ -133,6 +134,9 @@ def _decoded(connection: sqlite3.Connection, query: str, wanted: Sequence[Row]) 
 def _find(connection: sqlite3.Connection, query: str, wanted: Sequence[Row], width: int) -> list[Row]:
     found: list[Row] = []
     for start in range(0, len(wanted), _FOUND_AT_ONCE):
-        chunk = wanted[start : start + _FOUND_AT_ONCE]
+        chunk = list(wanted[start : start + _FOUND_AT_ONCE])
+        if len(chunk) > _ROUND:
+            # Found twice is found once, and few different sizes are few statements, which stay prepared.
+            chunk += chunk[-1:] * (-len(chunk) % _ROUND)
         found += connection.execute(query.format(groups(len(chunk), width)), flat(chunk)).fetchall()
     return found

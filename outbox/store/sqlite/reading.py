@@ -1,7 +1,7 @@
 """Reading a SQLite file: a read-only connection in a thread of its own. No transaction outlives a call."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from outbox.store.protocol import (
     Tail,
 )
 from outbox.store.sqlite import listing, replays
-from outbox.store.sqlite.connections import Hopper, Opener, connect, flat, groups, open_thread, translated
+from outbox.store.sqlite.connections import Hopper, Opener, Row, connect, flat, groups, open_thread, translated
 
 _LOG = "SELECT seq, subject, record, digest FROM log"
 _DELIVERY = "SELECT webhook, event, state, due_ms, attempts, charged, queue, since_ms FROM delivery"
@@ -55,13 +55,16 @@ _LOG_SLICE = (
     f"{_LOG} WHERE seq BETWEEN ? AND ? UNION {_LOG} WHERE subject <> 0 AND subject BETWEEN ? AND ?"
     f" UNION {_LOG} WHERE seq > ?"
 )
-# What lanes read comes as one row of JSON: a step gives Python's global lock away and waits for it again, so a row each
-# would wait for the busy event loop hundreds of times. CROSS JOIN keeps the index of due deliveries as the outer loop.
+# CROSS JOIN keeps the index of due deliveries as the outer loop.
 _DUE = (
-    "SELECT json_group_array(json_array(event, due_ms, attempts, charged, since_ms, hex(record))) FROM ("
-    "SELECT event, due_ms, attempts, charged, since_ms, record FROM delivery CROSS JOIN log ON seq = event"
-    " WHERE webhook = ? AND state = 0 AND due_ms <= ? ORDER BY due_ms, event LIMIT ?)"
+    "SELECT event, due_ms, attempts, charged, since_ms, record AS bytes FROM delivery CROSS JOIN log ON seq = event"
+    " WHERE webhook = ? AND state = 0 AND due_ms <= ? AND event NOT IN (SELECT value FROM json_each(?))"
+    " ORDER BY due_ms, event LIMIT ?"
 )
+_DUE_NUMBERS = "event, due_ms, attempts, charged, since_ms"
+# What lanes read comes as one row: a step gives Python's global lock away and waits for it again, so a row each would
+# wait for the busy event loop hundreds of times, and make it wait.
+_IN_ONE_ROW = "SELECT json_group_array(json_array({}, length(bytes))), CAST(group_concat(bytes, '') AS BLOB) FROM ({})"
 
 _ROWS = msgspec.json.Decoder(list[list[Any]])
 _T = TypeVar("_T")
@@ -125,9 +128,9 @@ class SqliteReader:
         """See `Reader.deliveries`."""
         return await self._run(_deliveries, pairs)
 
-    async def due(self, webhook: int, until_ms: int, limit: int) -> list[Due]:
+    async def due(self, webhook: int, until_ms: int, limit: int, but: Collection[int] = ()) -> list[Due]:
         """See `Reader.due`."""
-        return await self._run(_due, webhook, until_ms, limit)
+        return await self._run(_due, webhook, until_ms, limit, msgspec.json.encode(list(but)))
 
     async def older(self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:
         """See `Reader.older`."""
@@ -227,11 +230,22 @@ def _scalar(connection: sqlite3.Connection, query: str, parameters: Sequence[obj
 
 
 def _bodies(connection: sqlite3.Connection, events: Sequence[int]) -> dict[int, bytes]:
-    where = f"FROM body WHERE event IN ({groups(len(events))})"
-    if len(events) == 1:  # perhaps a large one, which hexadecimal digits would make larger
-        return dict(connection.execute(f"SELECT event, body {where}", events).fetchall())
-    (rows,) = connection.execute(f"SELECT json_group_array(json_array(event, hex(body))) {where}", events).fetchone()
-    return {event: bytes.fromhex(body) for event, body in _ROWS.decode(rows)}
+    query = f"SELECT event, body AS bytes FROM body WHERE event IN ({groups(len(events))})"  # noqa: S608 - question marks
+    if len(events) == 1:  # perhaps a large one, which is copied once less
+        return dict(connection.execute(query, events).fetchall())
+    return dict(_at_once(connection, query, "event", events))
+
+
+def _at_once(connection: sqlite3.Connection, query: str, numbers: str, parameters: Sequence[object]) -> list[Row]:
+    """Return the rows of a query, which has those columns of numbers and then one called `bytes`, in one step."""
+    lengths, joined = connection.execute(_IN_ONE_ROW.format(numbers, query), parameters).fetchone()
+    rows, end = [], 0
+    for *values, length in _ROWS.decode(lengths):
+        rows.append((*values, joined[end : end + length]))
+        end += length
+    if end != len(joined or b""):  # an old SQLite, which joins up to the first NUL
+        return connection.execute(query, parameters).fetchall()
+    return rows
 
 
 def _deliveries(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> list[Delivery]:
@@ -239,9 +253,9 @@ def _deliveries(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]
     return [Delivery._make(row) for row in connection.execute(query, flat(pairs))] if pairs else []
 
 
-def _due(connection: sqlite3.Connection, webhook: int, until_ms: int, limit: int) -> list[Due]:
-    (rows,) = connection.execute(_DUE, (webhook, until_ms, limit)).fetchone()
-    return [Due._make((*numbers, bytes.fromhex(record))) for *numbers, record in _ROWS.decode(rows)]
+def _due(connection: sqlite3.Connection, webhook: int, until_ms: int, limit: int, but: bytes) -> list[Due]:
+    found = _at_once(connection, _DUE, _DUE_NUMBERS, (webhook, until_ms, but.decode(), limit))
+    return [Due._make(row) for row in found]
 
 
 def _older(connection: sqlite3.Connection, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:

@@ -58,6 +58,7 @@ class SqliteStore:
         self._lock = lock
         self._checkpoints = Checkpoints(writer)
         self._head = Head()
+        self._known: Head | None = None
         self._head_file = HeadFile(path)
         self._head_moved = anyio.Event()
 
@@ -134,9 +135,12 @@ class SqliteStore:
     def _commit(self, connection: sqlite3.Connection, wants: Wants, decide: Decide) -> Head:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            batch = decide(find_facts(connection, wants))
+            # Nobody else may write; if somebody did, the next seq would be there already, and the commit would fail.
+            head, self._known = self._known or read_head(connection), None
+            batch = decide(find_facts(connection, wants, head))
             _write(connection, batch)
-            head = Head(batch.log[-1].seq, batch.log[-1].digest) if batch.log else read_head(connection)
+            if batch.log:
+                head = Head(batch.log[-1].seq, batch.log[-1].digest)
         except sqlite3.Error as error:
             _roll_back(connection)
             raise translated(error) from error
@@ -145,6 +149,7 @@ class SqliteStore:
             raise
         self._end(connection)
         self._checkpoints.wrote(_frames(batch))
+        self._known = head
         return head
 
     def _end(self, connection: sqlite3.Connection) -> None:
@@ -169,6 +174,7 @@ class SqliteStore:
         self._end(connection)
 
     def _rebuild(self, connection: sqlite3.Connection) -> int:
+        self._known = None
         try:
             connection.execute("BEGIN IMMEDIATE")
             folded = fold_log(connection)
