@@ -1,4 +1,4 @@
-"""How long the others wait while a webhook with a large backlog is disabled, set to another order, or deleted.
+"""How long the others wait while a webhook with a large backlog is disabled, replayed, reordered, or deleted.
 
 A webhook that is down has a backlog; another one gets an event every few milliseconds. The figure of a deed is the most
 that an acceptance, or an acknowledgement after it, took from the deed until its chores are done.
@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 
 from outbox.config import EngineConfig
 from outbox.domain.addresses import AddressPolicy, parse_networks
+from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import Address, Settings
 from outbox.engine import Engine, open_engine
 from scripts.lib.isolation import acknowledged_after_ms, event_for, set_webhook
@@ -45,6 +46,7 @@ async def measure_masses(folder: Path, backlog: int, receiver: AbstractAsyncCont
             "nothing": anyio.lowlevel.checkpoint,
             "disable": lambda: set_webhook(engine, BIG, structs.replace(down, enabled=False)),
             "enable": lambda: set_webhook(engine, BIG, down),
+            "replay": lambda: _replay(engine),
             "order": lambda: set_webhook(engine, BIG, structs.replace(down, order="chat")),
             "delete": lambda: engine.delete_webhook(BIG),
         }
@@ -68,6 +70,14 @@ async def _engine(path: Path, port: int) -> AsyncIterator[Engine]:
         yield engine
 
 
+async def _replay(engine: Engine) -> None:
+    """Let every pending delivery of the webhook begin anew, and return once that is done."""
+    number = next(webhook.number for webhook in engine.webhooks if webhook.address == BIG)
+    replay = await engine.replay(ReplayFilter(webhook=number, state="pending"))
+    while not (await engine.inspector.replay(replay.row.number)).replay.row.finished:  # noqa: ASYNC110 - as a user would
+        await anyio.sleep(0.1)
+
+
 async def _fill(engine: Engine, backlog: int) -> None:
     for _ in range(0, backlog, BATCH):
         await engine.accept_batch([event_for(BIG.instance) for _ in range(BATCH)], b"")
@@ -85,11 +95,18 @@ async def _during(engine: Engine, deed: Callable[[], Coroutine[object, object, o
         await engine.accept(event_for(WELL.instance))
         slowest = max(slowest, 1000 * (time.perf_counter() - before))
 
+    ended = anyio.Event()
+
+    async def do() -> None:
+        await deed()
+        ended.set()
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(deed)
+        tasks.start_soon(do)
         while not done_s or time.perf_counter() - started < QUIET_S:
             tasks.start_soon(accept)
             await anyio.sleep(EVERY_S)
-            done_s = 0.0 if engine.sweeping else done_s or time.perf_counter() - started
+            busy = engine.sweeping or not ended.is_set()
+            done_s = 0.0 if busy else done_s or time.perf_counter() - started
     await anyio.sleep(0.5)
     return slowest, done_s
