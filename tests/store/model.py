@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from outbox.domain.deliveries import Delivery, Effect
 from outbox.domain.holding import Interval, held_after
+from outbox.domain.replays import END_OF_EVENTS, Place, ReplayFilter
 from outbox.domain.webhooks import Order
 from tests.store.books import ACKNOWLEDGED, DEAD, PENDING, WAITING, an_event
 
@@ -15,6 +16,7 @@ TOOK_MS = 5
 RETRY_MS = 1000
 START = -(2**63)
 QUEUEING, PROMOTING = 1, 2
+START_OF_REPLAYS = Place()
 
 
 @dataclass
@@ -62,6 +64,21 @@ class Row:
 
 
 @dataclass
+class Again:
+    """A replay: what it is after, and how far it has come."""
+
+    number: int
+    wanted: ReplayFilter
+    rate: float | None
+    updated_ms: int
+    place: Place = START_OF_REPLAYS
+    replayed: int = 0
+    skipped: int = 0
+    next_ms: int = 0
+    finished: bool = False
+
+
+@dataclass
 class Model:
     """Everything that is stored. `seq` counts the records."""
 
@@ -72,6 +89,7 @@ class Model:
     events: dict[int, tuple[str, str]] = field(default_factory=dict)
     rows: dict[tuple[int, int], Row] = field(default_factory=dict)
     keys: dict[str, tuple[int, int, object]] = field(default_factory=dict)
+    replays: dict[int, Again] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------------------- webhooks
 
@@ -248,6 +266,73 @@ class Model:
             hook.phase = 0
         return len(headless)
 
+    # -------------------------------------------------------------------------------------------------------- replays
+
+    def request(self, wanted: ReplayFilter, rate: float | None) -> int:
+        """Ask for a replay; return its number."""
+        self.seq += 1
+        self.replays[self.seq] = Again(self.seq, wanted, rate, self.now_ms)
+        return self.seq
+
+    def step(self, again: Again) -> tuple[list[int], Place, bool]:
+        """Return the events that the next step of a replay finds, where it leads, and whether that is the end."""
+        hook = self._reached(again, again.place)
+        if hook is None:
+            return [], again.place, True
+        after = again.place.event if again.place.webhook == hook.number else 0
+        found = [event for event in self._wanted(again, hook) if after < event < again.number][: self.chunk]
+        if len(found) == self.chunk:
+            return found, Place(hook.number, found[-1]), False
+        place = Place(hook.number, END_OF_EVENTS)
+        return found, place, self._reached(again, place) is None
+
+    def _reached(self, again: Again, place: Place) -> Hook | None:
+        hooks = [
+            hook
+            for hook in self.live()
+            if (hook.number, END_OF_EVENTS) > place and hook.number < again.number and _reaches(again.wanted, hook)
+        ]
+        return min(hooks, key=lambda hook: hook.number, default=None)
+
+    def _wanted(self, again: Again, hook: Hook) -> list[int]:
+        if again.wanted.adds:
+            own = [event for event, (instance, _) in self.events.items() if instance == hook.instance]
+            return [event for event in own if (hook.number, event) not in self.rows]
+        own = sorted(event for number, event in self.rows if number == hook.number)
+        return [event for event in own if self.rows[hook.number, event].state in again.wanted.states]
+
+    def advance(self, again: Again, found: list[int], place: Place, *, finished: bool) -> bool:
+        """Take a replay on; say whether that was possible."""
+        hook = self.hooks.get(place.webhook)
+        live = hook is not None and hook.deleted_ms is None
+        if hook is not None and live and found and hook.phase:
+            return False
+        step_ms = 1000 / again.rate if again.rate else 0.0
+        start_ms = max(again.next_ms, self.now_ms) if again.rate else self.now_ms
+        moved = 0
+        if hook is not None and live and _reaches(again.wanted, hook):
+            for event in found:
+                moved += self._replay(again, hook, event, start_ms + round(moved * step_ms))
+        again.replayed += moved
+        again.skipped += len(found) - moved
+        again.place, again.finished, again.updated_ms = place, finished, self.now_ms
+        again.next_ms = start_ms + round(moved * step_ms) if again.rate else 0
+        self.seq += 1 + bool(moved)
+        return True
+
+    def _replay(self, again: Again, hook: Hook, event: int, due_ms: int) -> bool:
+        row = self.rows.get((hook.number, event))
+        if (row is not None) if again.wanted.adds else (row is None or row.state not in again.wanted.states):
+            return False
+        if row is None or not row.unsettled:
+            queue = hook.key(self.events[event][1])
+            waits = queue is not None and bool(self.queue(hook.number, queue))
+            attempts = row.attempts if row else 0
+            row = Row(WAITING if waits else PENDING, due_ms, queue, self.now_ms, attempts)
+            self.rows[hook.number, event] = row
+        row.due_ms, row.since_ms, row.charged = due_ms, self.now_ms, 0
+        return True
+
     # -------------------------------------------------------------------------------------------------------- looking
 
     def deliveries(self) -> list[Delivery]:
@@ -263,3 +348,11 @@ class Model:
         for (number, _), row in self.rows.items():
             counted[number, row.state] = counted.get((number, row.state), 0) + 1
         return counted
+
+
+def _reaches(wanted: ReplayFilter, hook: Hook) -> bool:
+    """Say whether a replay is after deliveries of a webhook as it stands; all belong to an instance here."""
+    if wanted.webhook not in {None, hook.number} or wanted.instance not in {None, hook.instance}:
+        return False
+    held = not hook.enabled or hook.suspended_ms > 0
+    return wanted.state not in {"pending", "waiting", "held"} or held == (wanted.state == "held")

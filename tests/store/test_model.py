@@ -1,6 +1,6 @@
 """The journal's commands in any order, against a model of a few dictionaries; with restarts and crashes in between.
 
-Whoever adds a command (a replay, for one) adds what it does to `Model`, and a rule here.
+Whoever adds a command adds what it does to `Model`, and a rule here.
 """
 
 import asyncio
@@ -10,22 +10,26 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from outbox.domain.deliveries import Delivery, Effect
+from outbox.domain.deliveries import Effect
 from outbox.domain.errors import ConflictError
 from outbox.domain.ids import key_digest
+from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import Address, Order
 from outbox.journal import sweeping
 from outbox.journal.accepting import Accept, AcceptBatch, Accepted, Key
 from outbox.journal.commands import Command
+from outbox.journal.reaching import Ways
+from outbox.journal.replaying import AdvanceReplay, RequestReplay
+from outbox.journal.replays import running_replays
 from outbox.journal.setting import DeleteWebhook
 from outbox.journal.sweeping import Bury, Convert, Expire
 from tests.store.books import PENDING, START_MS, WAITING, Books, an_event
+from tests.store.comparing import check_causes, compare
 from tests.store.model import Hook, Model
 
 CHUNK = 2
@@ -34,6 +38,8 @@ INSTANCES = st.sampled_from(["shop", "shop", "shop", "mall"])
 CHATS = st.sampled_from(["a", "a", "a", "b", ""])
 ORDERS: st.SearchStrategy[Order] = st.sampled_from(["chat", "chat", "instance", "none"])
 EFFECTS = st.sampled_from([Effect.ACKNOWLEDGE] * 4 + [Effect.BURY, Effect.BURY, Effect.RETRY, Effect.SUSPEND])
+STATES = st.sampled_from(["held", "dead", "pending", "waiting", "acknowledged", ""])
+RATES = st.sampled_from([None, None, 2.0])
 OFTEN = st.sampled_from([True] * 5 + [False])
 
 
@@ -51,10 +57,14 @@ class Journaling(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Check that all of it follows from the log."""
-        self.runner.run(self.books.check())
-        self.runner.run(self.books.close())
-        self.runner.close()
-        shutil.rmtree(self.folder)
+        try:
+            self.runner.run(self.books.check())
+            check_causes(self.books, self.model)
+        finally:
+            # Whatever is wrong: the threads of the file would never end.
+            self.runner.run(self.books.close())
+            self.runner.close()
+            shutil.rmtree(self.folder)
 
     def do(self, *commands: Command[Any]) -> list[Any]:
         """Submit commands in one go; return their answers, refusals as such."""
@@ -89,7 +99,7 @@ class Journaling(RuleBasedStateMachine):
         assert hook is not None
         assert webhook.number == hook.number
 
-    @rule(data=st.data(), order=ORDERS, steps=st.lists(st.sampled_from("cCmme"), min_size=2, max_size=10))
+    @rule(data=st.data(), order=ORDERS, steps=st.lists(st.sampled_from("cCmmer"), min_size=2, max_size=10))
     def change_order(self, data: st.DataObject, order: Order, steps: list[str]) -> None:
         """Change the order of a webhook that is there, and begin to convert it, with much going on in between."""
         hook = self.hook(data)
@@ -101,6 +111,8 @@ class Journaling(RuleBasedStateMachine):
                 self._convert_phase(hook)
             elif step == "m":
                 self.meet(data, ["A", "a", "A"])
+            elif step == "r":
+                self._advance(data, self._request(ReplayFilter(webhook=hook.number, acknowledged=True), None))
             else:
                 self.expire(data, 0)
             self.all_is_as_in_the_model()
@@ -109,7 +121,9 @@ class Journaling(RuleBasedStateMachine):
     @rule(data=st.data())
     def delete_webhook(self, data: st.DataObject) -> None:
         """Delete a webhook."""
-        hook = self.hook(data)
+        self._delete(self.hook(data))
+
+    def _delete(self, hook: Hook) -> None:
         self.do(DeleteWebhook(Address("instance", hook.instance, hook.name), self.books.now_ms))
         self.model.delete(hook)
 
@@ -202,6 +216,102 @@ class Journaling(RuleBasedStateMachine):
         (expired,) = self.do(Expire(number, events, cutoff_ms, self.books.now_ms, "expired"))
         assert expired == self.model.expire(number, events, cutoff_ms)
 
+    # --------------------------------------------------------------------------------------------------------- replays
+
+    @rule(data=st.data(), states=st.lists(STATES, min_size=2, max_size=4), rate=RATES)
+    def replay(self, data: st.DataObject, states: list[str], rate: float | None) -> None:
+        """Ask for replays of deliveries in some states, of which there mostly are some, and mostly begin them."""
+        for state in states:
+            hook = self.hook(data)
+            if data.draw(OFTEN, label="prepared"):
+                self._prepare(hook, state)
+            wanted = ReplayFilter(
+                webhook=data.draw(st.sampled_from([hook.number, None]), label="of"),
+                instance=data.draw(st.sampled_from([hook.instance, None]), label="in"),
+                state=state or None,
+                acknowledged=data.draw(st.booleans(), label="acknowledged"),
+            )
+            number = self._request(wanted, rate)
+            for _ in range(data.draw(st.integers(0, 3), label="chunks")):
+                self._advance(data, number)
+
+    @rule(data=st.data(), chats=st.lists(CHATS, min_size=1, max_size=4), rate=RATES, chunks=st.integers(0, 3))
+    def add(self, data: st.DataObject, chats: list[str], rate: float | None, chunks: int) -> None:
+        """Ask for events to be added that came while their webhook was disabled."""
+        hook = self.hook(data)
+        self.set_webhook(hook.instance, hook.name, hook.order, enabled=False)
+        self.accept_batch(hook.instance, chats, "")
+        self.set_webhook(hook.instance, hook.name, hook.order, enabled=True)
+        number = self._request(ReplayFilter(webhook=hook.number, adds=True), rate)
+        for _ in range(chunks):
+            self._advance(data, number)
+
+    def _prepare(self, hook: Hook, state: str) -> None:
+        """Have some deliveries of a webhook in a state."""
+        if state == "held":
+            self.set_webhook(hook.instance, hook.name, hook.order, enabled=False)
+        elif state in {"dead", "acknowledged"}:
+            own = [event for (number, event), row in self.model.rows.items() if number == hook.number and row.unsettled]
+            for event in own[:3]:
+                self._settle(hook.number, event, Effect.BURY if state == "dead" else Effect.ACKNOWLEDGE)
+
+    @precondition(lambda self: any(not again.finished for again in self.model.replays.values()))
+    @rule(data=st.data(), chunks=st.integers(1, 4))
+    def advance_replay(self, data: st.DataObject, chunks: int) -> None:
+        """Take a replay on by some chunks; what a step has found may change before its commit."""
+        running = [number for number, again in self.model.replays.items() if not again.finished]
+        number = data.draw(st.sampled_from(running), label="replay")
+        for _ in range(chunks):
+            self._advance(data, number)
+
+    def _request(self, wanted: ReplayFilter, rate: float | None) -> int:
+        (answer,) = self.do(RequestReplay(wanted, rate, None, self.books.now_ms))
+        assert answer.row.number == self.model.request(wanted, rate)
+        return answer.row.number  # type: ignore[no-any-return]
+
+    def _advance(self, data: st.DataObject, number: int) -> None:
+        again = self.model.replays[number]
+        if again.finished:
+            return
+        stored = {replay.row.number: replay for replay in self.runner.run(running_replays(self.books.reader))}[number]
+        webhooks = self.books.journal.webhooks
+        step = self.runner.run(
+            Ways(self.books.reader).step(again.wanted, stored.place, webhooks, before=number, limit=CHUNK)
+        )
+        found = [candidate.event for candidate in step.candidates]
+        assert (found, step.place, step.finished) == self.model.step(again)
+        if bool(found) and data.draw(st.booleans(), label="something comes between"):
+            self._come_between(data, self.model.hooks[step.place.webhook], found, adds=again.wanted.adds)
+        advance = AdvanceReplay(stored, step.candidates, step.place, step.finished, self.books.now_ms)
+        (answer,) = self.do(advance)
+        assert (answer is not None) == self.model.advance(again, found, step.place, finished=step.finished)
+        self.all_is_as_in_the_model()
+
+    def _come_between(self, data: st.DataObject, hook: Hook, found: list[int], *, adds: bool) -> None:
+        """Change what the step of a replay has found before its commit."""
+        often = "replay" if adds else "attempt"
+        what = data.draw(
+            st.sampled_from([often, often, often, "setting", "setting", "deletion", "replay"]), label="what"
+        )
+        if what == "setting":
+            order = data.draw(st.sampled_from([hook.order, hook.order, "chat", "none"]), label="order")
+            enabled = data.draw(OFTEN, label="other") is not hook.enabled
+            self.set_webhook(hook.instance, hook.name, order, enabled=enabled)
+        elif what == "deletion" and len(self.model.live()) > 1:
+            self._delete(hook)
+        elif what == "replay":
+            self._advance(data, self._request(ReplayFilter(webhook=hook.number, adds=adds), None))
+        else:
+            event = data.draw(st.sampled_from(found), label="event")
+            self._settle(hook.number, event, data.draw(EFFECTS, label="effect"))
+
+    def _settle(self, number: int, event: int, effect: Effect) -> None:
+        """Record the next attempt of a delivery."""
+        row = self.model.rows.get((number, event))
+        attempt = row.attempts + 1 if row else 1
+        command = self.books.outcome(number, event, effect, attempt=attempt, charged=attempt)
+        assert self.do(command) == [[self.model.attempt(number, event, attempt, effect, 0)]]
+
     # ------------------------------------------------------------------------------------------------------ everything
 
     @precondition(lambda self: any(hook.phase for hook in self.model.live()))
@@ -219,7 +329,7 @@ class Journaling(RuleBasedStateMachine):
     def _convert_phase(self, hook: Hook) -> None:
         """Convert chunks until the next phase begins."""
         phase = hook.phase
-        while phase and hook.phase == phase:
+        while phase and hook.phase == phase and hook.deleted_ms is None:
             self._convert(hook)
 
     def _convert(self, hook: Hook) -> None:
@@ -249,43 +359,8 @@ class Journaling(RuleBasedStateMachine):
 
     @invariant()
     def all_is_as_in_the_model(self) -> None:
-        """Compare every projection, and the number of records."""
-        model, rows = self.model, self.books.rows
-        columns = ", ".join(Delivery._fields)
-        assert [Delivery._make(row) for row in rows(f"SELECT {columns} FROM delivery ORDER BY 1, 2")] == (  # noqa: S608
-            model.deliveries()
-        )
-        assert {(webhook, state): n for webhook, state, n in rows("SELECT * FROM counter") if n} == model.counters()
-        assert rows("SELECT seq, instance FROM event ORDER BY seq") == [
-            (seq, instance) for seq, (instance, _) in model.events.items()
-        ]
-        assert sorted(rows("SELECT event FROM idempotency")) == sorted((seq,) for seq, _, _ in model.keys.values())
-        assert rows("SELECT max(seq) FROM log") == [(model.seq or None,)]
-        self._compare_webhooks()
-        self.books.check_queues()
-
-    def _compare_webhooks(self) -> None:
-        """Compare the rows of webhooks, and what the journal has in memory."""
-        stored = self.books.rows(
-            "SELECT number, instance, name, created_ms, deleted_ms, suspended_ms, opened_ms, held, phase, position,"
-            " until, settings FROM webhook ORDER BY number"
-        )
-        for (*fields, held, phase, position, until, settings_), hook in zip(
-            stored, self.model.hooks.values(), strict=True
-        ):
-            assert fields == [
-                hook.number, hook.instance, hook.name, hook.created_ms, hook.deleted_ms, hook.suspended_ms,
-                hook.opened_ms,
-            ]  # fmt: skip
-            assert tuple(map(tuple, msgspec.msgpack.decode(held))) == hook.held
-            assert (phase, position, until) == (hook.phase, hook.position, hook.until)
-            chosen = msgspec.msgpack.decode(settings_)
-            assert (chosen["order"], chosen["enabled"]) == (hook.order, hook.enabled)
-        for hook in self.model.live():
-            known = self.books.webhook(hook.number)
-            assert (known.suspended_ms, known.opened_ms, known.held) == (hook.suspended_ms, hook.opened_ms, hook.held)
-            assert known.conversion == (hook.phase, hook.position, hook.until)
-            assert known.revision == hook.revision
+        """Compare what is stored with what should be."""
+        compare(self.books, self.model)
 
 
 def request_of(instance: str, chats: list[str]) -> bytes:
