@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from app.schemas import webhook_id
 from outbox import __version__
 from outbox.domain.deliveries import Effect
-from outbox.engine import Vitals
+from outbox.engine import FILE_CHECKS, Vitals
 from outbox.inspecting import Stats
 
 DELETED = "deleted"
@@ -145,4 +145,16 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
         "Bytes of the write-ahead log that are not in the database file yet.",
         reading.vitals.unmoved_bytes,
     )
+    damage = CounterMetricFamily(
+        "outbox_damage", "Times something was found damaged since the start, by what it is.", labels=["part"]
+    )
+    for part, n in reading.vitals.damage.items():
+        damage.add_metric([part], n)
+    yield damage
+    check = GaugeMetricFamily(
+        "outbox_file_check", "1 for the state that the check of the database file is in.", labels=["state"]
+    )
+    for state in FILE_CHECKS:
+        check.add_metric([state], int(reading.vitals.file_check == state))
+    yield check
     yield GaugeMetricFamily("outbox_ready", "1: events are taken in; 0: they are not.", int(reading.ready))

@@ -31,7 +31,9 @@ from outbox.domain.webhooks import (
     split_userinfo,
 )
 from outbox.journal.accepting import Accept, AcceptBatch, Accepted, Key
+from outbox.journal.checkup import FILE_CHECKS, Checkup, FileCheck, compare_head
 from outbox.journal.claims import Claims
+from outbox.journal.damage import Damage, Part
 from outbox.journal.following import Followers
 from outbox.journal.inspecting import Inspector
 from outbox.journal.ledger import load_webhooks
@@ -55,7 +57,7 @@ from outbox.store.protocol import Reader, Store
 from outbox.store.sqlite import open_store
 from outbox.store.sqlite.files import HeadFile
 
-__all__ = ["Copies", "Engine", "EngineConfig", "Outside", "Trial", "Vitals", "open_engine"]
+__all__ = ["FILE_CHECKS", "Copies", "Engine", "EngineConfig", "Outside", "Trial", "Vitals", "open_engine"]
 
 _log = structlog.get_logger("engine")
 
@@ -84,13 +86,16 @@ class AcceptedBatch(Struct, frozen=True):
 class Vitals(Struct, frozen=True):
     """What only the running engine knows: the journal's queue, and what happened since the start.
 
-    `unmoved_bytes` are about how much of the write-ahead log is not in the database file yet. `attempts` are counted by
-    webhook's number and effect, deliveries that became too old by webhook's number.
+    `unmoved_bytes` are about how much of the write-ahead log is not in the database file yet. `damage` is how often
+    something was found damaged, by what it is. `attempts` are counted by webhook's number and effect, deliveries that
+    became too old by webhook's number. `file_check` is what came of the check of the file.
     """
 
     queue_bytes: int
     queue_limit_bytes: int
     unmoved_bytes: int
+    damage: Mapping[Part, int]
+    file_check: FileCheck
     attempts: Mapping[tuple[int, Effect], int]
     expired: Mapping[int, int]
 
@@ -101,6 +106,8 @@ class Parts(Struct, frozen=True):
     clock: Clock
     store: Store
     journal: Journal
+    damage: Damage
+    checkup: Checkup
     tower: Tower
     relay: Relay
     replayer: Replayer
@@ -117,6 +124,8 @@ class Engine:
         self._config = config
         self._clock = parts.clock
         self._journal = parts.journal
+        self._damage = parts.damage
+        self._checkup = parts.checkup
         self._tower = parts.tower
         self._relay = parts.relay
         self._store = parts.store
@@ -139,7 +148,7 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What will be trouble if nobody does anything about it; nothing when all is well."""
-        return [warning for warning in (self._store.warning,) if warning]
+        return [warning for warning in (self._store.warning, *self._damage.warnings) if warning]
 
     @property
     def vitals(self) -> Vitals:
@@ -148,6 +157,8 @@ class Engine:
             queue_bytes=self._journal.queued_bytes,
             queue_limit_bytes=self._config.queue_bytes,
             unmoved_bytes=self._store.unmoved_bytes,
+            damage=self._damage.counts,
+            file_check=self._checkup.state,
             attempts=self._relay.effects,
             expired=self._relay.expired,
         )
@@ -163,6 +174,7 @@ class Engine:
         self._relay.stop()
         self._replayer.stop()
         self._copier.stop()
+        self._checkup.stop()
 
     def now_ms(self) -> int:
         """Return the time that the engine goes by, in milliseconds since the epoch."""
@@ -325,10 +337,9 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
     async with AsyncExitStack() as stack:
         store = await outside.open_store(config.database)
         stack.push_async_callback(store.aclose)
-        reader = await _reader(store, stack)
-        claims = Claims(await _reader(store, stack))
-        head = HeadFile(config.database)
-        await _compare_head(reader, head)
+        reader, claims = await _reader(store, stack), Claims(await _reader(store, stack))
+        head, damage = HeadFile(config.database), Damage()
+        await compare_head(reader, head.read(), head.set_aside, damage)
         journal = Journal(store, load_webhooks(*await reader.webhooks()), config.queue_bytes)
         courier = await stack.enter_async_context(outside.courier(config.addresses, clock))
         tower = Tower(
@@ -347,18 +358,21 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
                 recorder=Recorder(journal),
                 budget=ByteBudget(config.delivery_bytes),
                 tower=tower,
+                damage=damage,
                 expired=Counter(),
             )
         )
-        walker = await _reader(store, stack)
-        ways = Ways(walker)
+        checkup = Checkup(damage, await _reader(store, stack) if store.unchecked else None, store.settle)
+        ways = Ways(walker := await _reader(store, stack))
         parts = Parts(
             clock=clock,
             store=store,
             journal=journal,
+            damage=damage,
+            checkup=checkup,
             tower=tower,
             relay=relay,
-            replayer=Replayer(journal, ways, clock),
+            replayer=Replayer(journal, ways, clock, damage),
             copier=Copier(tower, ways, lambda: journal.webhooks),
             requests=Requests(journal, walker, clock.now_ms),
         )
@@ -371,6 +385,7 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
                 relaying.start_soon(relay.run)
                 relaying.start_soon(parts.replayer.run)
                 relaying.start_soon(parts.copier.run)
+                relaying.start_soon(checkup.run)
                 try:
                     yield engine
                 finally:
@@ -383,14 +398,3 @@ async def _reader(store: Store, stack: AsyncExitStack) -> Reader:
     reader = await store.reader()
     stack.push_async_callback(reader.aclose)
     return reader
-
-
-async def _compare_head(reader: Reader, file: HeadFile) -> None:
-    """Say loudly if the log ends before, or differs from, what the head file remembers; go on with what is there."""
-    kept = file.read()
-    if kept is None:
-        return
-    rows = await reader.log(kept.seq - 1, 1)
-    if not rows or rows[0].seq != kept.seq or rows[0].digest != kept.digest:
-        aside = file.set_aside()
-        _log.error("log.tail_lost", remembered=kept.seq, found=(await reader.head()).seq, evidence=str(aside))

@@ -19,9 +19,15 @@ async def live() -> dict[str, str]:
 async def ready(engine: Engine) -> Response[_Reasons]:
     """Say whether events are taken in and delivered, and if not, why: 503 with the reasons.
 
-    Warnings are about what will be trouble if nobody does anything about it.
+    Warnings are about damage, and about what will be trouble if nobody does anything about it. `file_check` is what
+    came of the check of the database file that is made after a stop that was not orderly.
     """
     reasons = engine.troubles
     status = "not ready" if reasons else "ready"
-    body: _Reasons = {"status": status, "reasons": reasons, "warnings": engine.warnings}
+    body: _Reasons = {
+        "status": status,
+        "reasons": reasons,
+        "warnings": engine.warnings,
+        "file_check": engine.vitals.file_check,
+    }
     return Response(body, status_code=503 if reasons else 200)

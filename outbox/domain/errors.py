@@ -63,3 +63,7 @@ class CannotStartError(OutboxError):
 
 class CorruptError(OutboxError):
     """What the store holds is not what was written: run `verify`, restore a backup."""
+
+
+class DamagedFileError(CorruptError):
+    """The database's own structure is damaged: the service must stop before it writes more into it."""

@@ -226,6 +226,27 @@ def decode(data: bytes) -> Record:
         raise CorruptError(msg) from error
 
 
+def decode_event(data: bytes) -> EventAccepted:
+    """Return the record of an event. Raises CorruptError."""
+    record = decode(data)
+    if not isinstance(record, EventAccepted):
+        msg = f"the record of an event is a {type(record).__name__} in the log"
+        raise CorruptError(msg)
+    return record
+
+
+UNREADABLE = EventAccepted(bytes(16), 0, "", "", b"", 0, 0, (), dated=False, hops=0, idempotency=b"")
+"""What stands for the record of an event that cannot be read. No body matches it, so nothing of it is ever sent."""
+
+
+def decode_or_blank(data: bytes) -> EventAccepted:
+    """Return the record of an event, or UNREADABLE: one damaged record must not keep others from being seen."""
+    try:
+        return decode_event(data)
+    except CorruptError:
+        return UNREADABLE
+
+
 def chained(previous: bytes, data: bytes) -> bytes:
     """Return the digest, 32 bytes, of an encoded record that follows the one with the digest `previous`."""
     return hashlib.sha256(previous + data).digest()

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from msgspec import Struct
 
 from outbox.domain.deliveries import State
-from outbox.domain.errors import CorruptError
-from outbox.domain.records import EventAccepted, decode
-from outbox.store.protocol import Aged, Reader
+from outbox.domain.records import GENESIS, UNREADABLE, EventAccepted, chained, decode_or_blank
+from outbox.journal.walking import read_events
+from outbox.store.protocol import Aged, Due, LogRow, Reader
 
 _UNSETTLED = frozenset({State.PENDING, State.WAITING})
 
@@ -15,7 +15,8 @@ _UNSETTLED = frozenset({State.PENDING, State.WAITING})
 class Claim(Struct, frozen=True):
     """A delivery that may be attempted: its event's seq and record, and the attempts made and charged so far.
 
-    Its age counts from `since_ms` on.
+    Its age counts from `since_ms` on. Of an event whose record is damaged only what the tables know is there: `sound`
+    is False, and nothing may be sent.
     """
 
     seq: int
@@ -23,6 +24,11 @@ class Claim(Struct, frozen=True):
     attempts: int
     charged: int
     since_ms: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether the event's record is what was written."""
+        return bool(self.event.digest)
 
 
 class Claims:
@@ -33,14 +39,22 @@ class Claims:
         self._reader = reader
 
     async def due(self, webhook: int, until_ms: int, limit: int, but: Collection[int] = ()) -> list[Claim]:
-        """Return up to `limit` pending deliveries due by `until_ms`, the longest due first, but not of these events.
-
-        Raises CorruptError.
-        """
+        """Return up to `limit` pending deliveries due by `until_ms`, the longest due first, but not of these events."""
+        rows = await self._reader.due(webhook, until_ms, limit, but)
+        events = [decode_or_blank(row.record) if _continues(row) else UNREADABLE for row in rows]
+        for index, event in enumerate(events):
+            if event is UNREADABLE:
+                events[index] = await self._second_look(rows[index])
         return [
-            Claim(row.event, _accepted(row.record), row.attempts, row.charged, row.since_ms)
-            for row in await self._reader.due(webhook, until_ms, limit, but)
+            Claim(row.event, event, row.attempts, row.charged, row.since_ms)
+            for row, event in zip(rows, events, strict=True)
         ]
+
+    async def _second_look(self, row: Due) -> EventAccepted:
+        """Return a record that seems damaged if only a digest beside it is, otherwise what the tables know."""
+        around = {found.seq: found for found in await self._reader.log(row.event - 3, 4)}
+        record = row.record if _is_vouched_for(row.event, around) else b""
+        return (await read_events(self._reader, [(row.event, record)]))[row.event]
 
     async def next_due(self, webhook: int, after_ms: int = -1) -> int | None:
         """Return when the webhook's first pending delivery due later than `after_ms` is due, or None."""
@@ -64,9 +78,26 @@ class Claims:
         return {webhook for (webhook, state), n in counters.items() if n and state in _UNSETTLED}
 
 
-def _accepted(data: bytes) -> EventAccepted:
-    record = decode(data)
-    if not isinstance(record, EventAccepted):
-        msg = f"a delivery's event is a {type(record).__name__} in the log"
-        raise CorruptError(msg)
-    return record
+def _continues(row: Due) -> bool:
+    """Say whether a record continues the chain; one before which none is there cannot be held against it."""
+    unknown = row.previous == GENESIS and row.event > 1
+    return unknown or chained(row.previous, row.record) == row.digest
+
+
+def _is_vouched_for(seq: int, rows: dict[int, LogRow]) -> bool:
+    """Say whether the record `seq` is sound though the digests stored with it and before it say otherwise.
+
+    Either the digest before it was damaged, and can be had from the record it is of; or its own was, and the record
+    after it still continues the chain.
+    """
+    digests = {number: row.digest for number, row in rows.items()} | {0: GENESIS}
+    own, before, after = rows.get(seq), rows.get(seq - 1), rows.get(seq + 1)
+    if own is None:
+        return False
+    if before is not None and seq - 2 in digests:
+        previous = chained(digests[seq - 2], before.record)
+        if chained(previous, own.record) == own.digest:
+            return True
+    if after is None or seq - 1 not in digests:
+        return False
+    return chained(chained(digests[seq - 1], own.record), after.record) == after.digest

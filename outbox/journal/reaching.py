@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import anyio
 
-from outbox.domain.errors import CorruptError
-from outbox.domain.records import EventAccepted, decode
+from outbox.domain.records import EventAccepted, decode_or_blank
 from outbox.domain.replays import END_OF_EVENTS, Place, ReplayFilter, next_webhook
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Webhook
@@ -50,7 +49,7 @@ class Ways:
         """Look with `reader`."""
         self._reader = reader
 
-    async def running(self) -> list[Replay]:
+    async def running(self) -> tuple[list[Replay], list[int]]:
         """Return the replays that have not come to their end, the oldest first. Raises CorruptError."""
         return await running_replays(self._reader)
 
@@ -74,7 +73,7 @@ class Ways:
             found, reached = await self._reader.addable(span, kinds, events, limit)
         place = Place(webhook.number, END_OF_EVENTS if reached is None else reached)
         ended = reached is None and next_webhook(wanted, place, webhooks, before) is None
-        return Step([Found(seq, _accepted(record)) for seq, record in found], place, ended)
+        return Step([Found(seq, decode_or_blank(record)) for seq, record in found], place, ended)
 
     async def end(self) -> int:
         """Return the seq that comes after the last record."""
@@ -134,11 +133,3 @@ def _kinds(wanted: ReplayFilter, webhook: Webhook) -> tuple[str, ...] | None:
     if wanted.kind is None or not taken:
         return taken
     return () if wanted.kind in taken else None
-
-
-def _accepted(data: bytes) -> EventAccepted:
-    record = decode(data)
-    if not isinstance(record, EventAccepted):
-        msg = f"an event's record is a {type(record).__name__} in the log"
-        raise CorruptError(msg)
-    return record

@@ -1,6 +1,7 @@
 """What people ask: one event with its deliveries and attempts, and the state of everything in a few numbers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -8,11 +9,11 @@ from outbox.domain.deliveries import EXPIRED, Delivery, Effect, State
 from outbox.domain.errors import CorruptError, NotFoundError
 from outbox.domain.ids import event_text, parse_event
 from outbox.domain.projecting import EVENTS_COUNTER, WebhookRow
-from outbox.domain.records import AttemptRecorded, DeliveriesBuried, DeliveriesMoved, EventAccepted, decode
+from outbox.domain.records import AttemptRecorded, DeliveriesBuried, DeliveriesMoved, EventAccepted, Record, decode
 from outbox.domain.webhooks import WebhookState, webhook_state
 from outbox.journal.ledger import settings_of
-from outbox.journal.walking import look_up
-from outbox.store.protocol import Reader
+from outbox.journal.walking import look_up, read_events
+from outbox.store.protocol import LogRow, Reader
 
 ATTEMPTS_SHOWN = 1000
 _LOOKED_THROUGH = 1000
@@ -21,7 +22,8 @@ _LOOKED_THROUGH = 1000
 class EventView(Struct, frozen=True):
     """One event: its record, its body (None if it is gone), its deliveries and its attempts in order.
 
-    `reasons` says by webhook why a delivery is dead, as far as that can be found out without going through the log.
+    Of a record that cannot be read, the event's own shows what the tables know, and an attempt's is left out. `reasons`
+    says by webhook why a delivery is dead, as far as that can be found out without going through the log.
     """
 
     seq: int
@@ -92,15 +94,16 @@ async def view_event(reader: Reader, event_id: str) -> EventView:
         msg = f"there is no event {event_id}"
         raise NotFoundError(msg)
     rows = await reader.log(seq - 1, 1)
-    record = decode(rows[0].record) if rows and rows[0].seq == seq else None
-    if not isinstance(record, EventAccepted):
+    if not rows or rows[0].seq != seq:
         msg = f"the record of event {event_text(parse_event(event_id))} (seq {seq}) is not in the log"
         raise CorruptError(msg)
+    record = (await read_events(reader, [(seq, rows[0].record)]))[seq]
     webhook_rows, _ = await reader.webhooks()
     # The deliveries first: a settled one is then never shown without the attempt that settled it.
     deliveries = await look_up(reader, [(webhook, seq) for webhook in Homes(webhook_rows).of(record)])
-    about = [decode(row.record) for row in await reader.about(seq, ATTEMPTS_SHOWN)]
-    attempts = [record for record in about if isinstance(record, AttemptRecorded)]
+    attempts = [
+        made for made in _readable(await reader.about(seq, ATTEMPTS_SHOWN)) if isinstance(made, AttemptRecorded)
+    ]
     webhooks = {row.number: row for row in webhook_rows}
     dead = [delivery for delivery in deliveries if delivery.state == State.DEAD]
     return EventView(
@@ -130,14 +133,20 @@ async def _reason(reader: Reader, delivery: Delivery, attempts: list[AttemptReco
 async def _last_reason(reader: Reader, delivery: Delivery) -> str:
     """Return why a delivery of a deleted webhook died without an attempt, from the first records about the webhook."""
     reason = ""
-    for entry in await reader.about(-delivery.webhook, _LOOKED_THROUGH):
-        record = decode(entry.record)
+    for record in _readable(await reader.about(-delivery.webhook, _LOOKED_THROUGH)):
         if isinstance(record, DeliveriesMoved):
             states = [moved.state for moved in record.rows if moved.event == delivery.event]
             reason = record.reason if State.DEAD in states else "" if states else reason
         elif isinstance(record, DeliveriesBuried) and record.first <= delivery.event <= record.last:
             reason = reason or record.reason
     return reason
+
+
+def _readable(rows: Iterable[LogRow]) -> Iterator[Record]:
+    """Yield the records that can be read; `verify` names the others."""
+    for row in rows:
+        with suppress(CorruptError):
+            yield decode(row.record)
 
 
 async def event_ids(reader: Reader, first: int, count: int) -> list[bytes]:

@@ -24,9 +24,9 @@ class ReplayPage(Struct, frozen=True):
 
 
 async def list_replays(reader: Reader, limit: int, before: int = END_OF_EVENTS) -> ReplayPage:
-    """Return up to `limit` replays with numbers below `before`. Raises CorruptError."""
+    """Return up to `limit` replays with numbers below `before`; one whose record cannot be read is left out."""
     found = await reader.replays(before, limit)
-    views = await _views(reader, [_replay(one) for one in found])
+    views = await _views(reader, [_replay(one) for one in found if _readable(one)])
     return ReplayPage(views, found[-1].row.number if len(found) == limit else None)
 
 
@@ -39,9 +39,19 @@ async def view_replay(reader: Reader, number: int) -> ReplayView:
     return (await _views(reader, [_replay(found[0])]))[0]
 
 
-async def running_replays(reader: Reader) -> list[Replay]:
-    """Return the replays that have not come to their end, the oldest first. Raises CorruptError."""
-    return [_replay(one) for one in await reader.replays_running()]
+async def running_replays(reader: Reader) -> tuple[list[Replay], list[int]]:
+    """Return the replays that have not come to their end, the oldest first, and the numbers of those beyond reading."""
+    found = await reader.replays_running()
+    return [_replay(one) for one in found if _readable(one)], [one.row.number for one in found if not _readable(one)]
+
+
+def _readable(found: FoundReplay) -> bool:
+    """Say whether what a replay was asked to do can be read."""
+    try:
+        _replay(found)
+    except CorruptError:
+        return False
+    return True
 
 
 async def _views(reader: Reader, replays: list[Replay]) -> list[ReplayView]:

@@ -5,15 +5,7 @@ from typing import ClassVar
 from msgspec import Struct, structs
 
 from outbox.domain.deliveries import Delivery, Move, State
-from outbox.domain.errors import CorruptError
-from outbox.domain.records import (
-    DeliveriesBuried,
-    DeliveriesMoved,
-    EventAccepted,
-    MovedDelivery,
-    OrderConverted,
-    decode,
-)
+from outbox.domain.records import DeliveriesBuried, DeliveriesMoved, MovedDelivery, OrderConverted, decode_or_blank
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import (
     NO_CONVERSION,
@@ -118,7 +110,7 @@ class Convert(Struct, frozen=True):
         order = webhook.settings.order
         rows = []
         for delivery, record in run.found:
-            event = _accepted(record)
+            event = decode_or_blank(record)  # one that is damaged dies in whatever queue
             queue = queue_of(order, event.instance, event.ordering_key)
             state = State.PENDING if queue is None else State.WAITING
             rows.append(_moved(delivery, state)._replace(queue=queue))
@@ -201,11 +193,3 @@ def _append(ledger: Ledger, record: DeliveriesMoved) -> None:
 
 def _moved(delivery: Delivery, state: State) -> MovedDelivery:
     return MovedDelivery(delivery.event, State(delivery.state), state, *delivery[3:])
-
-
-def _accepted(data: bytes) -> EventAccepted:
-    record = decode(data)
-    if not isinstance(record, EventAccepted):
-        msg = f"a delivery's event is a {type(record).__name__} in the log"
-        raise CorruptError(msg)
-    return record

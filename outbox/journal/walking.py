@@ -6,9 +6,10 @@ Each walk is for one page: it looks at a bounded number of rows and then says th
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from msgspec import structs
+
 from outbox.domain.deliveries import Delivery, State
-from outbox.domain.errors import CorruptError
-from outbox.domain.records import EventAccepted, decode
+from outbox.domain.records import UNREADABLE, EventAccepted, decode_or_blank
 from outbox.store.protocol import EventFilter, FoundDelivery, Position, Reader
 
 _EVENTS_AT_ONCE = 1000
@@ -45,7 +46,7 @@ class Walk(Protocol):
     """A way down the deliveries."""
 
     async def step(self, after: Position, rows: int) -> Step:
-        """Go on from a position to find about so many `rows`. Raises CorruptError."""
+        """Go on from a position to find about so many `rows`."""
 
 
 class WebhookWalk:
@@ -65,7 +66,7 @@ class WebhookWalk:
         found, reached, spent = await self._reader.deliveries_below(
             Position(before, self._webhook), self._states, self._wanted, rows
         )
-        return Step(_matches(found), reached, spent)
+        return Step(await _matches(self._reader, found), reached, spent)
 
 
 class DeadWalk:
@@ -80,7 +81,7 @@ class DeadWalk:
     async def step(self, after: Position, rows: int) -> Step:
         """See `Walk.step`."""
         found, reached, spent = await self._reader.dead_below(after, self._webhook, self._wanted, rows)
-        return Step(_matches(found), reached, spent)
+        return Step(await _matches(self._reader, found), reached, spent)
 
 
 class EventWalk:
@@ -106,12 +107,12 @@ class EventWalk:
         return Position(self._floor, 0) if self._floor else None
 
     async def events(self, before: int, limit: int) -> list[tuple[int, EventAccepted]]:
-        """Return up to `limit` wanted events before a seq, none beyond where the walk is spent. Raises CorruptError."""
+        """Return up to `limit` wanted events before a seq, none beyond where the walk is spent."""
         if self._floor is None:
             # Where all are wanted, the limit alone bounds what is looked at.
             self._floor = await self._reader.event_floor(before) if self._bounded else 0
         rows = await self._reader.events_between((self._floor, before), self._wanted, limit)
-        return [(row.seq, _accepted(row.record)) for row in rows]
+        return list((await read_events(self._reader, rows)).items())
 
     @property
     def _bounded(self) -> bool:
@@ -141,13 +142,16 @@ async def look_up(reader: Reader, pairs: Sequence[tuple[int, int]]) -> list[Deli
     return found
 
 
-def _matches(found: list[FoundDelivery]) -> list[Match]:
-    return [Match(delivery, _accepted(record)) for delivery, record in found]
+async def read_events(reader: Reader, found: Iterable[tuple[int, bytes]]) -> dict[int, EventAccepted]:
+    """Return what records of events say, by seq; of those that cannot be read, what the table of events says."""
+    events = {seq: decode_or_blank(record) for seq, record in found}
+    damaged = [seq for seq, event in events.items() if event is UNREADABLE]
+    for row in await reader.event_rows(damaged) if damaged else ():
+        known = structs.replace(UNREADABLE, id=row.id, kind=row.kind, instance=row.instance, at_ms=row.accepted_ms)
+        events[row.seq] = known
+    return events
 
 
-def _accepted(data: bytes) -> EventAccepted:
-    record = decode(data)
-    if not isinstance(record, EventAccepted):
-        msg = f"an event's record is a {type(record).__name__} in the log"
-        raise CorruptError(msg)
-    return record
+async def _matches(reader: Reader, found: list[FoundDelivery]) -> list[Match]:
+    events = await read_events(reader, [(delivery.event, record) for delivery, record in found])
+    return [Match(delivery, events[delivery.event]) for delivery, _ in found]

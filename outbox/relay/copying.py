@@ -23,7 +23,7 @@ from outbox.domain.webhooks import Webhook
 from outbox.journal.reaching import Found, Ways
 from outbox.relay.budget import ByteBudget
 from outbox.relay.courier import Parcel
-from outbox.relay.flight import DAMAGED, Tower, clean, rfc3339
+from outbox.relay.flight import DAMAGED, DAMAGED_RECORD, Tower, clean, rfc3339
 from outbox.relay.signing import basic
 
 AT_ONCE = 4
@@ -176,6 +176,8 @@ class Copier:
 
     async def _post(self, webhook: Webhook, found: Found, target: Target) -> Answer:
         event = found.event
+        if not event.digest:
+            return DAMAGED_RECORD
         await self._budget.take(event.size)
         try:
             body = (await self._ways.bodies([found.seq])).get(found.seq)

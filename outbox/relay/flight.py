@@ -18,6 +18,7 @@ from outbox.domain.retrying import Answer, Decision, RetryPolicy, cause, decide
 from outbox.domain.routing import url_for
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim
+from outbox.journal.damage import Damage, Part
 from outbox.relay.clock import Clock
 from outbox.relay.courier import Parcel
 from outbox.relay.signing import identity, own_headers
@@ -33,7 +34,11 @@ class Carrier(Protocol):
 
 
 DAMAGED = Answer(error="corrupt_body", detail="the stored body is not the one that was accepted")
+DAMAGED_RECORD = Answer(error="corrupt_record", detail="the event's record in the log is not what was written")
 """What stands for an answer where there was nothing sound to send."""
+
+_REASONS = {DAMAGED.error: "the stored body is damaged", DAMAGED_RECORD.error: "the event's record is damaged"}
+_PARTS: dict[str, Part] = {DAMAGED.error: "body", DAMAGED_RECORD.error: "record"}
 
 
 class Flight(NamedTuple):
@@ -58,6 +63,8 @@ class Tower(Struct, frozen=True):
     async def fly(self, webhook: Webhook, claim: Claim, body: bytes | None) -> Flight:
         """Make one POST and return what came of it; cancelled, it leaves nothing behind."""
         started_ms = self.clock.now_ms()
+        if not claim.sound:
+            return Flight(started_ms, started_ms, DAMAGED_RECORD)
         if body is None or body_digest(body) != claim.event.digest:
             return Flight(started_ms, started_ms, DAMAGED)
         answer = await self.courier.post(self.parcel(webhook, claim, body, claim.attempts + 1, started_ms))
@@ -66,8 +73,8 @@ class Tower(Struct, frozen=True):
     def conclude(self, webhook: Webhook, claim: Claim, flight: Flight, probe_s: float | None) -> AttemptRecorded:
         """Return the record of an attempt. A probe that failed costs nothing, and comes again in `probe_s` seconds."""
         started_ms, ended_ms, answer = flight
-        if answer is DAMAGED:
-            decision = Decision(Effect.BURY, claim.charged, ended_ms, "the stored body is damaged")
+        if is_damage(answer):
+            decision = Decision(Effect.BURY, claim.charged, ended_ms, _REASONS[answer.error])
         else:
             decision = decide(answer, claim.charged, ended_ms, self.policy, self.random)
         due_ms, charged = decision.due_ms, decision.charged
@@ -104,6 +111,18 @@ class Tower(Struct, frozen=True):
             headers |= own
         timeout_s = (webhook.settings.timeout_ms or self.timeout_ms) / 1000 + len(copy) // _MIB
         return Parcel(url, headers, copy, timeout_s, trusted=webhook.source == "environment")
+
+
+def is_damage(answer: Answer) -> bool:
+    """Say whether this is no answer: no POST was made, for want of something sound to send."""
+    return answer.error in _REASONS
+
+
+def tell(damage: Damage, claim: Claim, answer: Answer) -> None:
+    """Note the damage that an answer stands for."""
+    event = event_text(claim.event.id)
+    detail = f"event {event}: {answer.detail}; its deliveries die unsent: run verify, restore a backup if they matter"
+    damage.met(_PARTS[answer.error], detail, event_id=event, event_seq=claim.seq)
 
 
 def note(log: structlog.typing.FilteringBoundLogger, claim: Claim, record: AttemptRecorded, answer: Answer) -> None:

@@ -13,12 +13,13 @@ from outbox.domain.deliveries import Effect
 from outbox.domain.retrying import GONE, RETRY_AFTER_MAX_S, Answer
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim, Claims
+from outbox.journal.damage import Damage
 from outbox.journal.recording import Outcome
 from outbox.journal.setting import MoveBreaker
 from outbox.journal.writer import Journal
 from outbox.relay.budget import ByteBudget, portions
 from outbox.relay.expiring import SWEEP_S, Expiry
-from outbox.relay.flight import DAMAGED, Flight, Tower, note
+from outbox.relay.flight import Flight, Tower, is_damage, note, tell
 from outbox.relay.gate import Gate
 from outbox.relay.recorder import Recorder
 from outbox.relay.sweeping import insist
@@ -36,6 +37,7 @@ class Surroundings(Struct, frozen=True):
     recorder: Recorder
     budget: ByteBudget
     tower: Tower
+    damage: Damage
     expired: Counter[int]
 
 
@@ -303,6 +305,8 @@ class Lane:
                 retry_s = self._gate.retry_s(self._now()) if probing and self._gate.is_open else None
                 record = self._around.tower.conclude(webhook, claim, flight, retry_s)
                 note(self._log, claim, record, flight.answer)
+                if is_damage(flight.answer):
+                    tell(self._around.damage, claim, flight.answer)
                 recording = True
                 outcome = Outcome(record, webhook.revision, claim.charged, claim.since_ms)
                 urgent = webhook.settings.order != "none"  # the next of the queue waits for it
@@ -319,7 +323,7 @@ class Lane:
         told = False
         try:
             flight = await self._around.tower.fly(webhook, claim, body)
-            told = flight.answer is not DAMAGED
+            told = not is_damage(flight.answer)
         finally:
             if not told:
                 gate.abandoned(claim.seq, self._now())

@@ -7,7 +7,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from outbox.domain.deliveries import Effect
-from outbox.domain.errors import CorruptError, OutcomeUnknownError
+from outbox.domain.errors import DamagedFileError, OutcomeUnknownError
 from outbox.journal.writer import Journal
 from outbox.relay.clock import Clock
 from outbox.relay.lane import Lane, Surroundings
@@ -98,7 +98,7 @@ class Relay:
             if _holds(error, OutcomeUnknownError):
                 raise  # the journal has ended with it too
             _log.exception("lane.broken", webhook=lane.number)
-            if _holds(error, CorruptError):
+            if _holds(error, DamagedFileError):
                 raise
             await anyio.sleep(RESTART_S)
             lane.wake()

@@ -6,8 +6,9 @@ import anyio
 import structlog
 from anyio import CancelScope
 
-from outbox.domain.errors import CorruptError
+from outbox.domain.errors import DamagedFileError
 from outbox.domain.replays import SPAN_S, chunk_size
+from outbox.journal.damage import Damage
 from outbox.journal.reaching import Step, Ways
 from outbox.journal.replaying import AdvanceReplay, Replay
 from outbox.journal.writer import Journal
@@ -35,8 +36,9 @@ class _Work:
 class Replayer:
     """Carries out replays until each is at its end; those that a stop interrupts are taken up at the next start."""
 
-    def __init__(self, journal: Journal, ways: Ways, clock: Clock) -> None:
+    def __init__(self, journal: Journal, ways: Ways, clock: Clock, damage: Damage) -> None:
         """Record into `journal` what is found on the `ways`."""
+        self._damage = damage
         self._journal = journal
         self._ways = ways
         self._clock = clock
@@ -66,7 +68,11 @@ class Replayer:
     async def run(self) -> None:
         """Take up what is not finished, then carry out what comes, until `stop`."""
         with self._scope:
-            for replay in await self._ways.running():
+            replays, damaged = await self._ways.running()
+            for number in damaged:
+                detail = f"the record of the replay rpl_{number} is damaged: it does not go on; ask for it again"
+                self._damage.met("record", detail, replay=number)
+            for replay in replays:
                 self.begin(replay)
             while True:
                 await self._go_on(await self._next())
@@ -89,7 +95,7 @@ class Replayer:
             await self._step(work)
         except Exception as error:
             _log.exception("replay.broken", replay=number)
-            if isinstance(error, CorruptError):
+            if isinstance(error, DamagedFileError):
                 raise
             work.at = anyio.current_time() + AGAIN_S
         row = work.replay.row

@@ -110,7 +110,10 @@ class Batch(Struct):
 
 
 class Due(NamedTuple):
-    """A delivery that may be attempted, with the encoded EventAccepted of its event."""
+    """A delivery that may be attempted, with the encoded EventAccepted of its event.
+
+    `digest` is that of the chain up to and with it, `previous` that up to it: GENESIS where no record is before it.
+    """
 
     event: int
     due_ms: int
@@ -118,6 +121,8 @@ class Due(NamedTuple):
     charged: int
     since_ms: int
     record: bytes
+    digest: bytes
+    previous: bytes
 
 
 LOOKED_AT_ONCE = 20_000
@@ -304,11 +309,20 @@ class Reader(Protocol):
     async def replays_running(self) -> list[FoundReplay]:
         """Return the replays that have not come to their end, the oldest first."""
 
+    async def event_rows(self, seqs: Sequence[int]) -> list[EventRow]:
+        """Return what the table of events says of those with those seqs."""
+
     async def event_ids(self, seqs: Sequence[int]) -> dict[int, bytes]:
         """Return the ids of events by seq; one that is not there is left out."""
 
     async def check(self) -> list[str]:
         """Return what the engine's own check finds wrong with the file; nothing when it is sound."""
+
+    async def quick_check(self) -> list[str]:
+        """Return what a quicker check finds wrong, which leaves indexes aside; others are served in between."""
+
+    def interrupt(self) -> None:
+        """Make what the reader is doing at this moment, if anything, fail with StoreRefusedError."""
 
     async def aclose(self) -> None:
         """Give the connection back."""
@@ -333,6 +347,13 @@ class Store(Protocol):
     @property
     def warning(self) -> str:
         """What will be trouble if nobody does anything about it; nothing, if all is well."""
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether nobody has looked if the file is sound, since somebody had it open and did not end in order."""
+
+    def settle(self) -> None:
+        """Note that somebody has looked, and that it is sound."""
 
     async def prove(self) -> None:
         """Write and sync something that changes nothing. Raises what `commit` raises."""

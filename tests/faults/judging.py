@@ -33,6 +33,9 @@ class _Direct:
     async def aside(self, function: Callable[[], _T]) -> _T:
         return function()
 
+    def interrupt(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         self._direct.close()
 

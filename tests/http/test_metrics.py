@@ -98,4 +98,4 @@ async def test_metrics_tell_no_secrets(tmp_path: Path) -> None:
         text = (await service.request("GET", "/metrics")).body.decode()
         found = await samples(service)
     assert not [secret for secret in (PASSWORD, "http://", "127.0.0.1") if secret in text]
-    assert {name for _, labels in found for name, _ in labels} == {"webhook", "state", "outcome", "version"}
+    assert {name for _, labels in found for name, _ in labels} == {"webhook", "state", "outcome", "version", "part"}

@@ -31,6 +31,17 @@ def flip(database: Path, table: str, column: str, where: str, at: int) -> None:
         connection.commit()
 
 
+def flip_on_disk(file: Path, held: bytes, at: int) -> None:
+    """Flip one bit in the file itself, wherever it holds these bytes; `at` counts into them, from 0 or from the end."""
+    content = bytearray(file.read_bytes())
+    place, found = content.find(held), 0
+    while place >= 0:
+        content[place + (at if at >= 0 else len(held) + at)] ^= 1
+        place, found = content.find(held), found + 1
+    assert found
+    file.write_bytes(content)
+
+
 def lose_tail(database: Path, after: int) -> None:
     """Take the file back to where its log ended with `after`; what came later must be events without deliveries."""
     count = len(ask(database, f"SELECT 1 FROM log WHERE seq > {after}"))

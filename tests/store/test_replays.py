@@ -16,6 +16,7 @@ from outbox.domain.records import AttemptRecorded, DeliveriesMoved, EventAccepte
 from outbox.domain.replays import CHUNK, END_OF_EVENTS, Place, ReplayFilter
 from outbox.domain.webhooks import Address, Credentials, Settings
 from outbox.journal.accepting import AcceptBatch
+from outbox.journal.damage import Damage
 from outbox.journal.reaching import Ways
 from outbox.journal.recording import Outcome, RecordAttempts
 from outbox.journal.replaying import AdvanceReplay, Candidate, Replay
@@ -47,7 +48,7 @@ class Replays:
         self.books = books
         self.ways = Ways(books.reader)
         self.requests = Requests(books.journal, books.reader, Clock(books).now_ms)
-        self.replayer = Replayer(books.journal, self.ways, Clock(books))
+        self.replayer = Replayer(books.journal, self.ways, Clock(books), Damage())
 
     async def ask(self, rate: float | None = None, **wanted: Any) -> Replay:
         """Ask for a replay, and begin it."""
@@ -330,7 +331,7 @@ async def test_a_rate_spaces_the_due_times(books: Books) -> None:
     number = (await Replays(books).requests.many(ReplayFilter(instance=SHOP), 2.0)).row.number
     for pause_ms in (0, 0, 10_000):
         books.now_ms += pause_ms
-        (replay,) = await Ways(books.reader).running()
+        ((replay,), _) = await Ways(books.reader).running()
         (advanced,) = await books.do(await Replays(books).advance(replay, limit=3))
         await books.reopen()
     due = [due_ms - start_ms for (due_ms,) in books.rows("SELECT due_ms FROM delivery ORDER BY event")]

@@ -145,6 +145,9 @@ class InlineHopper:
         self._mortality.check()
         return function()
 
+    def interrupt(self) -> None:
+        """See `Hopper.interrupt`: here nothing runs while somebody could call this."""
+
     async def aclose(self) -> None:
         """See `Hopper.aclose`."""
         self._connection.close()

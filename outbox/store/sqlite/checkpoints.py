@@ -9,8 +9,8 @@ import sqlite3
 import anyio
 import structlog
 
-from outbox.domain.errors import OutcomeUnknownError
-from outbox.store.sqlite.connections import Hopper
+from outbox.domain.errors import DamagedFileError, OutboxError, OutcomeUnknownError
+from outbox.store.sqlite.connections import Hopper, translated
 
 FRAMES = 1000
 LARGE_BYTES = 256 * 1024 * 1024
@@ -31,7 +31,7 @@ class Checkpoints:
         self._left_bytes = 0
         self._due_at = FRAMES
         self._due = anyio.Event()
-        self._doubt: OutcomeUnknownError | None = None
+        self._doubt: OutboxError | None = None
         self._said_at = 0
 
     @property
@@ -56,13 +56,13 @@ class Checkpoints:
         if self._frames >= self._due_at:
             self._due.set()
 
-    def doubt(self, error: OutcomeUnknownError) -> None:
-        """End `run` with the failure of a sync that nobody else ends the service for."""
+    def doubt(self, error: OutboxError) -> None:
+        """End `run` with a failed sync, or damage, that nobody else ends the service for."""
         self._doubt = error
         self._due.set()
 
     async def run(self) -> None:
-        """Move the write-ahead log whenever it is due. Raises OutcomeUnknownError."""
+        """Move the write-ahead log whenever it is due. Raises OutcomeUnknownError and DamagedFileError."""
         while True:
             await self._due.wait()
             self._due = anyio.Event()
@@ -74,6 +74,8 @@ class Checkpoints:
                 if in_doubt(error):
                     msg = f"the write-ahead log could not be moved into the database ({error}): the disk fails"
                     raise OutcomeUnknownError(msg) from error
+                if isinstance(damage := translated(error), DamagedFileError):
+                    raise damage from error
                 # Nothing is lost: what is committed stays in the write-ahead log, and a later commit asks again.
                 _log.warning("checkpoint.refused", reason=str(error))
             self._due_at = self._frames + FRAMES

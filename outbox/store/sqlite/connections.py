@@ -12,7 +12,7 @@ from urllib.parse import quote
 import aiosqlite
 import anyio
 
-from outbox.domain.errors import CannotStartError, CorruptError, OutboxError, StoreRefusedError
+from outbox.domain.errors import CannotStartError, DamagedFileError, OutboxError, StoreRefusedError
 from outbox.store.sqlite.files import renew
 
 APPLICATION_ID = 0x45764F42  # "EvOB", in the file's header
@@ -37,6 +37,9 @@ class Hopper(Protocol):
 
     async def aside(self, function: Callable[[], _T]) -> _T:
         """Run a function that blocks but needs no connection, beside those that do."""
+
+    def interrupt(self) -> None:
+        """Make the statement that runs at this moment, if one does, fail with SQLITE_INTERRUPT."""
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -67,6 +70,10 @@ class ThreadHopper:
     async def aside(self, function: Callable[[], _T]) -> _T:
         """See `Hopper.aside`."""
         return await anyio.to_thread.run_sync(function)
+
+    def interrupt(self) -> None:
+        """See `Hopper.interrupt`; this alone may be called from any thread."""
+        self._connection._conn.interrupt()  # noqa: SLF001
 
     async def aclose(self) -> None:
         """Close the connection and end its thread."""
@@ -248,5 +255,5 @@ def translated(error: sqlite3.Error) -> OutboxError:
     """Return the error of ours that says what a caller does about SQLite's `error`."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(tuple(_DAMAGED)):
-        return CorruptError(f"the database file is damaged ({error}): run verify, restore a backup")
+        return DamagedFileError(f"the database file is damaged ({error}): run verify, restore a backup")
     return StoreRefusedError(f"the database refuses writes ({error})", retry_after_s=5)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -32,12 +33,17 @@ def renew(path: Path) -> None:
 
 
 class FileLock:
-    """An exclusive lock on `<file>.lock`, held while the process lives; the kernel lets go of a dead one's."""
+    """An exclusive lock on `<file>.lock`, held while the process lives; the kernel lets go of a dead one's.
+
+    The process's number stands in it, and is taken out when the process ends in order: `left_open` says that it was
+    found there.
+    """
 
     def __init__(self, path: Path) -> None:
         """Name the database file; nothing is taken yet."""
         self._path = path.with_name(path.name + ".lock")
         self._descriptor: int | None = None
+        self.left_open = False
 
     def take(self) -> None:
         """Take the lock. Raises CannotStartError if another process has it, naming that process."""
@@ -55,16 +61,26 @@ class FileLock:
             raise CannotStartError(msg) from error
         self._descriptor = descriptor
         try:
+            self.left_open = os.fstat(descriptor).st_size > 0
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
+            # Were it lost with the power, this process would seem to have ended in order.
+            os.fsync(descriptor)
+            sync_folder(self._path.parent)
         except OSError as error:
             self.release()
             msg = f"cannot write {self._path}: {error.strerror}"
             raise CannotStartError(msg) from error
 
-    def release(self) -> None:
-        """Let go of the lock; the file stays, since removing it would race with the next owner."""
+    def release(self, *, orderly: bool | None = None) -> None:
+        """Let go of the lock; the file stays, since removing it would race with the next owner.
+
+        `orderly` says whether the next owner need not look if the database is sound; None: as it was found.
+        """
         if self._descriptor is not None:
+            if orderly or (orderly is None and not self.left_open):
+                with suppress(OSError):  # then it is looked at for nothing
+                    os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 

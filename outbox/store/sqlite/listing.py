@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from outbox.domain.deliveries import Delivery
+from outbox.domain.projecting import EventRow
 from outbox.store.protocol import LOOKED_AT_ONCE, EventFilter, FoundDelivery, FoundEvent, Position, Run
 from outbox.store.sqlite.connections import groups
 
@@ -69,6 +70,12 @@ def any_since(connection: sqlite3.Connection, since_ms: int, below: int) -> bool
     first = since_ms.to_bytes(6, "big") + _ID_TAIL
     count, lowest = connection.execute(_SINCE, (first, LOOKED_AT_ONCE)).fetchone()
     return bool(count) and (lowest < below or count == LOOKED_AT_ONCE)
+
+
+def event_rows(connection: sqlite3.Connection, seqs: Sequence[int]) -> list[EventRow]:
+    """See `Reader.event_rows`."""
+    query = f"SELECT seq, id, kind, instance, accepted_ms FROM event WHERE seq IN ({groups(len(seqs))})"  # noqa: S608
+    return [EventRow._make(row) for row in connection.execute(query, seqs)]
 
 
 def event_ids(connection: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, bytes]:

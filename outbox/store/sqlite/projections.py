@@ -3,8 +3,10 @@
 import sqlite3
 from collections.abc import Callable
 
+from outbox.domain.errors import CorruptError
 from outbox.domain.projecting import Changes, project, stands_alone
-from outbox.domain.records import decode
+from outbox.domain.records import chained, decode
+from outbox.store.protocol import Head
 from outbox.store.sqlite.connections import insert
 
 PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter", "replay")
@@ -12,31 +14,45 @@ PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter", "replay
 _PAGE = 2000
 
 
-def fold_log(connection: sqlite3.Connection, progress: Callable[[int], None] = lambda _folded: None) -> int:
+def fold_log(
+    connection: sqlite3.Connection, progress: Callable[[int], None] = lambda _folded: None, *, strictly: bool = False
+) -> int:
     """Make all projections anew from the log, in the caller's transaction; return how many records were folded.
 
-    `progress` is called with the records folded so far. Raises CorruptError where one cannot be read.
+    `progress` is called with the records folded so far. Raises CorruptError where one cannot be read or,
+    `strictly`, does not continue the chain.
     """
     for table in PROJECTIONS:
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
-    last = folded = 0
-    while page := _log_page(connection, last):
+    folded, end = 0, Head()
+    while page := _log_page(connection, end.seq):
+        if strictly:
+            _check_chain(end, page)
         _fold(connection, page)
         folded += len(page)
-        last = page[-1][0]
+        end = Head(page[-1][0], page[-1][2])
         progress(folded)
     return folded
 
 
-def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
-    query = "SELECT seq, record FROM log WHERE seq > ? ORDER BY seq LIMIT ?"
+def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes, bytes]]:
+    query = "SELECT seq, record, digest FROM log WHERE seq > ? ORDER BY seq LIMIT ?"
     return connection.execute(query, (after, _PAGE)).fetchall()
 
 
-def _fold(connection: sqlite3.Connection, page: list[tuple[int, bytes]]) -> None:
+def _check_chain(end: Head, page: list[tuple[int, bytes, bytes]]) -> None:
+    previous = end.digest
+    for seq, record, digest in page:
+        if chained(previous, record) != digest:
+            msg = f"the record {seq} of the log does not continue the chain: nothing was changed; restore a backup"
+            raise CorruptError(msg)
+        previous = digest
+
+
+def _fold(connection: sqlite3.Connection, page: list[tuple[int, bytes, bytes]]) -> None:
     """Write what a page of the log does to the projections."""
     changes = Changes()
-    for seq, data in page:
+    for seq, data, _ in page:
         record = decode(data)
         alone = stands_alone(record)
         if alone:

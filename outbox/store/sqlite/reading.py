@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from outbox.domain.deliveries import Delivery
+from outbox.domain.errors import DamagedFileError, OutboxError
 from outbox.domain.projecting import EventRow, KeyRow, WebhookRow
 from outbox.store.protocol import (
     END_OF_TIME_MS,
@@ -44,6 +45,7 @@ _OLDEST = (
 )
 _FEW_PENDING = 20_000
 _LOOKED_AT = 1000
+_PROBLEMS = 20
 _PENDING = (
     "SELECT due_ms, event, since_ms FROM delivery INDEXED BY delivery_due"
     " WHERE webhook = ? AND state = 0 AND due_ms <= ? AND (due_ms, event) > (?, ?) ORDER BY due_ms, event LIMIT ?"
@@ -57,7 +59,9 @@ _LOG_SLICE = (
 )
 # CROSS JOIN keeps the index of due deliveries as the outer loop.
 _DUE = (
-    "SELECT event, due_ms, attempts, charged, since_ms, record AS bytes FROM delivery CROSS JOIN log ON seq = event"
+    "SELECT event, due_ms, attempts, charged, since_ms, CAST(record || digest || coalesce("
+    "(SELECT digest FROM log WHERE seq = event - 1), zeroblob(32)) AS BLOB) AS bytes"
+    " FROM delivery CROSS JOIN log ON seq = event"
     " WHERE webhook = ? AND state = 0 AND due_ms <= ? AND event NOT IN (SELECT value FROM json_each(?))"
     " ORDER BY due_ms, event LIMIT ?"
 )
@@ -70,9 +74,12 @@ _ROWS = msgspec.json.Decoder(list[list[Any]])
 _T = TypeVar("_T")
 
 
-async def open_reader(path: Path, opener: Opener = open_thread) -> "SqliteReader":
-    """Open `path` read-only. Raises CannotStartError."""
-    return SqliteReader(await connect(path, writing=False, opener=opener))
+async def open_reader(
+    path: Path, opener: Opener = open_thread, damaged: Callable[[OutboxError], None] | None = None
+) -> "SqliteReader":
+    """Open `path` read-only; `damaged` is called where the file proves to be. Raises CannotStartError."""
+    hopper = await connect(path, writing=False, opener=opener)
+    return SqliteReader(hopper) if damaged is None else SqliteReader(hopper, damaged)
 
 
 def read_head(connection: sqlite3.Connection) -> Head:
@@ -84,15 +91,19 @@ def read_head(connection: sqlite3.Connection) -> Head:
 class SqliteReader:
     """Implements `Reader`."""
 
-    def __init__(self, hopper: Hopper) -> None:
-        """Take over an open connection."""
+    def __init__(self, hopper: Hopper, damaged: Callable[[OutboxError], None] = lambda _error: None) -> None:
+        """Take over an open connection; `damaged` is called where the file proves to be."""
         self._hopper = hopper
+        self._damaged = damaged
 
     async def _run(self, function: Callable[..., _T], *args: object) -> _T:
         try:
             return await self._hopper.run(function, *args)
         except sqlite3.Error as error:
-            raise translated(error) from error
+            found = translated(error)
+            if isinstance(found, DamagedFileError):
+                self._damaged(found)
+            raise found from error
 
     async def head(self) -> Head:
         """See `Reader.head`."""
@@ -206,6 +217,10 @@ class SqliteReader:
         """See `Reader.replays_running`."""
         return await self._run(replays.running)
 
+    async def event_rows(self, seqs: Sequence[int]) -> list[EventRow]:
+        """See `Reader.event_rows`."""
+        return await self._run(listing.event_rows, seqs)
+
     async def event_ids(self, seqs: Sequence[int]) -> dict[int, bytes]:
         """See `Reader.event_ids`."""
         return await self._run(listing.event_ids, seqs)
@@ -214,6 +229,18 @@ class SqliteReader:
         """See `Reader.check`."""
         rows = await self._run(_check)
         return [] if rows == ["ok"] else rows
+
+    async def quick_check(self) -> list[str]:
+        """See `Reader.quick_check`."""
+        problems = []
+        for table in await self._run(_tables):
+            rows = await self._run(_quick_check, table)
+            problems += [] if rows == ["ok"] else rows
+        return problems[:_PROBLEMS]
+
+    def interrupt(self) -> None:
+        """See `Reader.interrupt`."""
+        self._hopper.interrupt()
 
     async def aclose(self) -> None:
         """See `Reader.aclose`."""
@@ -255,7 +282,7 @@ def _deliveries(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]
 
 def _due(connection: sqlite3.Connection, webhook: int, until_ms: int, limit: int, but: bytes) -> list[Due]:
     found = _at_once(connection, _DUE, _DUE_NUMBERS, (webhook, until_ms, but.decode(), limit))
-    return [Due._make(row) for row in found]
+    return [Due._make((*numbers, joined[:-64], joined[-64:-32], joined[-32:])) for *numbers, joined in found]
 
 
 def _older(connection: sqlite3.Connection, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:
@@ -313,4 +340,18 @@ def _tail(connection: sqlite3.Connection, after: int) -> Tail:
 
 
 def _check(connection: sqlite3.Connection) -> list[str]:
-    return [text for (text,) in connection.execute("PRAGMA integrity_check(20)")]
+    return [text for (text,) in connection.execute(f"PRAGMA integrity_check({_PROBLEMS})")]
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+
+
+def _quick_check(connection: sqlite3.Connection, table: str) -> list[str]:
+    # One table at a time: while it is read, what is committed cannot all be moved out of the write-ahead log.
+    try:
+        return [text for (text,) in connection.execute(f'PRAGMA quick_check("{table}")')]
+    except sqlite3.Error as error:
+        if not isinstance(translated(error), DamagedFileError):
+            raise
+        return [f"{table}: {error}"]  # this is what was asked, and nothing to stop for

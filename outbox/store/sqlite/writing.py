@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import structlog
 
-from outbox.domain.errors import CannotStartError, OutcomeUnknownError
+from outbox.domain.errors import CannotStartError, DamagedFileError, OutboxError, OutcomeUnknownError
 from outbox.folders import make_folder
 from outbox.store.protocol import Batch, Decide, Head, Wants
 from outbox.store.sqlite.checkpoints import FRAMES, Checkpoints, in_doubt
@@ -61,10 +61,16 @@ class SqliteStore:
         self._known: Head | None = None
         self._head_file = HeadFile(path)
         self._head_moved = anyio.Event()
+        self.unchecked = lock.left_open
+        """See `Store.unchecked`."""
 
     async def commit(self, wants: Wants, decide: Decide) -> Head:
         """See `Store.commit`."""
-        self._head = await self._writer.run(self._commit, wants, decide)
+        try:
+            self._head = await self._writer.run(self._commit, wants, decide)
+        except (OutcomeUnknownError, DamagedFileError):
+            self.unchecked = True
+            raise
         self._head_moved.set()
         self._checkpoints.look()
         return self._head
@@ -78,6 +84,15 @@ class SqliteStore:
     def warning(self) -> str:
         """See `Store.warning`."""
         return self._checkpoints.warning
+
+    def settle(self) -> None:
+        """See `Store.settle`."""
+        self.unchecked = False
+
+    def _doubt(self, error: OutboxError) -> None:
+        """End the service for something that nobody else would end it for."""
+        self.unchecked = True
+        self._checkpoints.doubt(error)
 
     async def run(self) -> None:
         """See `Store.run`."""
@@ -111,26 +126,28 @@ class SqliteStore:
         try:
             folded = await self._writer.run(self._rebuild)
         except OutcomeUnknownError as error:
-            self._checkpoints.doubt(error)
+            self._doubt(error)
             raise
         self._checkpoints.look()
         return folded
 
     async def reader(self) -> SqliteReader:
         """Return a reader with a read-only connection of its own."""
-        return await open_reader(self.path, self._opener)
+        return await open_reader(self.path, self._opener, self._doubt)
 
     async def aclose(self) -> None:
         """Checkpoint, close, give the lock back."""
+        orderly = False
         try:
             await self._checkpoints.move_all()
             if self._head.seq:
                 self._write_head()
+            orderly = not self.unchecked
         finally:
             try:
                 await self._writer.aclose()
             finally:
-                self._lock.release()
+                self._lock.release(orderly=orderly)
 
     def _commit(self, connection: sqlite3.Connection, wants: Wants, decide: Decide) -> Head:
         try:
@@ -177,7 +194,7 @@ class SqliteStore:
         self._known = None
         try:
             connection.execute("BEGIN IMMEDIATE")
-            folded = fold_log(connection)
+            folded = fold_log(connection, strictly=True)
         except sqlite3.Error as error:
             _roll_back(connection)
             raise translated(error) from error
