@@ -54,8 +54,8 @@ class Breaker:
         self._row: set[int] = set()
         self._silent = 0
         self._failed = 0
-        self._due_at = 0.0
-        self._nudged = is_open
+        self._due_at = -inf
+        self._nudged = False
         self._probed: int | None = None
 
     def wait_s(self, now: float) -> float:

@@ -22,24 +22,23 @@ BURST_S = 1.0
 """The seconds' worth of a rate limit that may go at once."""
 SETTLED_ANSWERS = 64
 SETTLED_S = 8.0
-"""Where there was trouble, so much has to go well before more is tried again."""
+"""So much has to go well before more is tried than what was refused."""
 PROVEN_ROUNDS = 8
-DOUBTS = 2
-HELD = 1.2
-BACK_OFF_S = 0.025
-BACK_OFFS = 6
+CAREFUL_ANSWERS = 16
+"""And so much, before more is tried than where it failed otherwise: failures may have nothing to do with load."""
+DOUBTS = 3
+BACK_OFF_S = 0.05
+BACK_OFFS = 5
 SMOOTHED_ANSWERS = 32
 SLOWER = 2.0
 SLOWER_S = 0.05
 """Answers are slower if they take so many times as long as lately, and so many seconds longer."""
 RECENT_S = 30.0
 
-_SHORTEST_S = 1e-3
-_LONGEST_BACK_OFF_S = BACK_OFF_S * 2.0**BACK_OFFS
-
-
 TOO_MANY_REQUESTS = 429
 """The one status that speaks of a rate (RFC 6585, section 4); a 503 may as well come from one request out of five."""
+
+_LONGEST_BACK_OFF_S = BACK_OFF_S * 2.0**BACK_OFFS
 
 
 class Load(Enum):
@@ -71,8 +70,8 @@ class Pacer:
     """
 
     __slots__ = (
-        "_ceiling", "_credit", "_cut_at", "_doubts", "_fixed", "_grown", "_learned", "_most", "_not_before",
-        "_refusals", "_times", "in_flight", "limit",
+        "_ceiling", "_credit", "_cut_at", "_doubts", "_firm", "_fixed", "_grown", "_learned", "_most",
+        "_not_before", "_refusals", "_times", "in_flight", "limit",
     )  # fmt: skip
 
     def __init__(self, most: int, rate_limit: float | None = None) -> None:
@@ -84,6 +83,7 @@ class Pacer:
         self._learned = LearnedRate()
         self._times = _AnswerTimes()
         self._ceiling = inf  # the limit up to which all was well; infinite before the first trouble
+        self._firm = False  # whether it was refusals that the ceiling was learned from
         self._credit = 0  # good answers towards a higher limit
         self._grown = True  # since it was last cut
         self._cut_at = -inf
@@ -147,9 +147,6 @@ class Pacer:
             return
         self._credit += 1
         if slow_start or self._credit >= self._price(now):
-            if limit == ceiling:
-                # One more at a time can be twice as many a second; so, the rate goes up gently meanwhile.
-                self._learned.hold(now, HELD * limit / max(self._times.smoothed_s, _SHORTEST_S))
             self.limit, self._credit, self._grown = limit + 1, 0, True
 
     def _in_use(self, used: int, now: float, *, slow_start: bool) -> bool:
@@ -159,33 +156,38 @@ class Pacer:
         return 2 * used > self.limit if slow_start else used >= self.limit
 
     def _price(self, now: float) -> float:
-        """Return how many good answers one more at a time costs: a round of them, at the ceiling many rounds."""
+        """Return how many good answers one more at a time costs: a round of them, at the ceiling more."""
         if self.limit < self._ceiling:
             return self.limit
+        if not self._firm:
+            return max(CAREFUL_ANSWERS, self.limit)
         return max(SETTLED_ANSWERS, self.limit**2) if now - self._cut_at >= SETTLED_S else inf
 
     def _prove(self) -> None:
         """Give up a ceiling that has been exceeded for a while without trouble."""
         self._credit += 1
-        if self._credit >= max(SETTLED_ANSWERS, PROVEN_ROUNDS * self.limit):
+        if not self._firm or self._credit >= max(SETTLED_ANSWERS, PROVEN_ROUNDS * self.limit):
             self._ceiling, self._credit = 2 * self.limit, 0
-            self._learned.release(back=False)
 
     def _cut(self, now: float, load: Load) -> None:
         """Halve the limit, and lower what is to blame: the ceiling or the rate."""
-        tried = self.limit > self._ceiling or self._ceiling == inf
-        self._learned.release(back=tried)
-        too_many = tried or load is not Load.REFUSED
+        if load is Load.REFUSED:
+            self._blame(now)
+            self._back_off(now)
+        elif self._grown and not self._firm:
+            self._ceiling = max(self.limit - 1, 1)
+        self.limit, self._credit, self._grown = max(self.limit // 2, 1), 0, False
+        self._cut_at = now
+
+    def _blame(self, now: float) -> None:
+        """Put a refusal down to the limit if it was above a firm ceiling, or there is none; else to the rate."""
+        too_many = not self._firm or self.limit > self._ceiling
         if not too_many:
             too_many = self._doubtful()
             if not self._refusals or self._learned.bucket is None:
                 self._learned.refused(now)
         if too_many and self._grown:
-            self._ceiling, self._doubts = max(self.limit - 1, 1), 0
-        self.limit, self._credit, self._grown = max(self.limit // 2, 1), 0, False
-        self._cut_at = now
-        if load is Load.REFUSED:
-            self._back_off(now)
+            self._ceiling, self._firm, self._doubts = max(self.limit - 1, 1), True, 0
 
     def _doubtful(self) -> bool:
         """Say whether a refusal that is put down to the rate may be for concurrency after all."""

@@ -80,13 +80,12 @@ class LearnedRate:
     on the rate is roughly known, and grows with care. One that has not mattered for a while is forgotten.
     """
 
-    __slots__ = ("_answered_at", "_calm", "_guessed", "_held_from", "_lately", "_lowered_at", "bucket")
+    __slots__ = ("_answered_at", "_calm", "_guessed", "_lately", "_lowered_at", "bucket")
 
     def __init__(self) -> None:
         """Start without a rate."""
         self.bucket: Bucket | None = None
         self._guessed = False
-        self._held_from: float | None = None
         self._calm = 0
         self._lowered_at = 0.0
         self._lately = 0.0
@@ -121,37 +120,10 @@ class LearnedRate:
         bucket = self.bucket
         self._guessed = bucket is None
         if bucket is None:
-            self._start(now, max(CUT * lately, FIRST_RATE))
+            self.bucket = Bucket(max(CUT * lately, FIRST_RATE), CATCH_UP_S)
+            self.bucket.spend(now)
         else:
             # At low rates a second or two may well hold one acknowledgement too few.
             bucket.set(max(min(CUT * bucket.rate, lately + 1), DEEPEST_CUT * bucket.rate, LEAST_RATE))
-            self._calm = 0
-            self._lowered_at = now
-
-    def hold(self, now: float, rate: float) -> None:
-        """Go no faster than `rate` for the time being, until `release`."""
-        rate = max(rate, LEAST_RATE)
-        bucket = self.bucket
-        if bucket is None:
-            self._held_from = inf
-            self._guessed = False
-            self._start(now, rate)
-        elif bucket.rate > rate:
-            self._held_from = bucket.rate
-            bucket.set(rate)
-
-    def release(self, *, back: bool) -> None:
-        """Forget that the rate was held: go back to what it was before, or on from where it is."""
-        before, self._held_from = self._held_from, None
-        if not back or before is None or self.bucket is None:
-            return
-        if before == inf:
-            self.bucket = None
-        else:
-            self.bucket.set(before)
-
-    def _start(self, now: float, rate: float) -> None:
-        self.bucket = Bucket(rate, CATCH_UP_S)
-        self.bucket.spend(now)
         self._calm = 0
         self._lowered_at = now

@@ -2,6 +2,7 @@
 
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from math import inf
@@ -90,17 +91,34 @@ def then(first: Receiver, until: float, second: Receiver) -> Receiver:
     return lambda now: first(now) if now < until else second(now)
 
 
+def failing(share: float, receiver: Receiver) -> Receiver:
+    """A receiver that fails for such a share of all, whatever the load."""
+    chance = random.Random(3)
+    return lambda now: (0.005, Load.STRAINED) if chance.random() < share else receiver(now)
+
+
+def straining(receiver: Receiver) -> Receiver:
+    """A receiver that fails where it would refuse."""
+
+    def receive(now: float) -> tuple[float, Load]:
+        took_s, load = receiver(now)
+        return took_s, Load.STRAINED if load is Load.REFUSED else load
+
+    return receive
+
+
 class Outcome(NamedTuple):
-    """What was acknowledged a second, which share of all was refused, and the most in flight."""
+    """What was acknowledged a second, which shares of all were refused or failed, and the most in flight."""
 
     throughput: float
     refused: float
+    failed: float
     most: int
 
 
 def deliver(pacer: Pacer, receiver: Receiver, start: float, end: float) -> Outcome:
     """Post from time 0 to `end` as fast as the pacer allows; say what happened from `start` on."""
-    now, good, refused, most = 0.0, 0, 0, 0
+    now, most, loads = 0.0, 0, Counter[Load]()
     flying: list[tuple[float, int, float, Load]] = []
     numbers = count()
     while now < end:
@@ -113,8 +131,8 @@ def deliver(pacer: Pacer, receiver: Receiver, start: float, end: float) -> Outco
         elif flying and flying[0][0] <= now + wait_s:
             now, _, began_at, load = heapq.heappop(flying)
             pacer.ended(began_at, now, load)
-            good += load is Load.GOOD and now >= start
-            refused += load is Load.REFUSED and now >= start
+            loads[load] += now >= start
         else:
             now += wait_s
-    return Outcome(good / (end - start), refused / max(good + refused, 1), most)
+    all_ = max(loads.total(), 1)
+    return Outcome(loads[Load.GOOD] / (end - start), loads[Load.REFUSED] / all_, loads[Load.STRAINED] / all_, most)

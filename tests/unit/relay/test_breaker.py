@@ -156,6 +156,18 @@ def test_a_probe_that_ends_after_it_was_closed_is_an_attempt_like_any_other() ->
     assert breaker.wait_s(7.0) == 5
 
 
+def test_a_probe_that_is_still_out_when_it_opens_anew_is_none() -> None:
+    """The way is free for a new one, and the failure of the old one does not lengthen the schedule."""
+    breaker = opened()
+    breaker.probe(100)
+    breaker.ended(41, 5.0, Sign.WELL)
+    for number in range(5):
+        breaker.ended(number, 6.0, Sign.SILENT)
+    assert breaker.wait_s(6.0) == 5
+    assert not breaker.ended(100, 7.0, Sign.SILENT)
+    assert breaker.wait_s(7.0) == 4
+
+
 def test_a_nudge_makes_the_next_probe_due_at_once() -> None:
     """Once; a probe that is under way may have begun before things changed, and another one follows it."""
     breaker = opened()
