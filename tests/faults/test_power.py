@@ -17,6 +17,8 @@ SEED = 20_261_123
 CUTS = {"first start": 90, "ingest": 150, "relay": 150, "restarts": 180}
 """How many moments of each workload the power is cut at; each in the four ways of `Loss`."""
 
+RECORDINGS = 3
+"""How often a workload with a planted bug is recorded: what a service writes in one go depends on the machine."""
 
 PLANTED = [
     ("answers early", "first start", ["got a 202 and is not there"]),
@@ -91,10 +93,13 @@ async def test_a_power_cut_at_any_moment_loses_nothing(workload: str, tmp_path: 
 async def test_the_cuts_find_a_planted_bug(
     bug: str, workload: str, expected: list[str], tmp_path: Path, state: Path
 ) -> None:
-    """A service that breaks its promises is found out by the same cuts."""
-    here, recording = await recorded(workload, tmp_path, bug)
-    for fault in faults_of_cuts(here, recording, CUTS[workload], state):
-        expected = [words for words in expected if words not in fault]
-        if not expected:
-            return
+    """A service that breaks its promises is found out by the same cuts, if not in one recording then in the next."""
+    for number in range(RECORDINGS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        here, recording = await recorded(workload, folder, bug)
+        for fault in faults_of_cuts(here, recording, CUTS[workload], state):
+            expected = [words for words in expected if words not in fault]
+            if not expected:
+                return
     assert not expected
