@@ -273,7 +273,8 @@ class Journaling(RuleBasedStateMachine):
         again = self.model.replays[number]
         if again.finished:
             return
-        stored = {replay.row.number: replay for replay in self.runner.run(running_replays(self.books.reader))}[number]
+        running_now, _ = self.runner.run(running_replays(self.books.reader))
+        stored = {replay.row.number: replay for replay in running_now}[number]
         webhooks = self.books.journal.webhooks
         step = self.runner.run(
             Ways(self.books.reader).step(again.wanted, stored.place, webhooks, before=number, limit=CHUNK)
