@@ -5,6 +5,8 @@ A command that refuses (raises an OutboxError in `decide`) disturbs no other com
 
 from typing import ClassVar, Protocol, TypeVar
 
+from msgspec import Struct
+
 from outbox.domain.routing import Webhooks
 from outbox.journal.ledger import Ledger
 from outbox.store.protocol import Wants
@@ -33,3 +35,21 @@ class Command(Protocol[T_co]):
 
     def decide(self, ledger: Ledger) -> T_co:
         """Append records to `ledger` and return the answer; it is given out only once the commit is on disk."""
+
+
+class Asking(Struct, frozen=True):
+    """What most commands are like: they ask for facts, if only for the settings, and add about one record."""
+
+    alone: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """See `Command.size`."""
+        return RECORD_BYTES
+
+    def asks(self, _webhooks: Webhooks) -> bool:
+        """See `Command.asks`."""
+        return True
+
+    def want(self, wants: Wants, webhooks: Webhooks) -> None:
+        """See `Command.want`: nothing but the settings, which are known."""

@@ -1,14 +1,12 @@
 """Recording the outcomes of attempts: what they do to their deliveries, to the next in the queue, to the webhook."""
 
-from typing import ClassVar
-
 from msgspec import Struct, structs
 
 from outbox.domain.deliveries import TRANSITIONS, Delivery, Effect, State
 from outbox.domain.holding import held_after
 from outbox.domain.records import AttemptRecorded, WebhookSuspended
 from outbox.domain.routing import Webhooks
-from outbox.journal.commands import RECORD_BYTES
+from outbox.journal.commands import RECORD_BYTES, Asking
 from outbox.journal.ledger import Ledger
 from outbox.store.protocol import Wants
 
@@ -28,7 +26,7 @@ class Outcome(Struct, frozen=True, gc=False):
     since_ms: int | None = None
 
 
-class RecordAttempts(Struct, frozen=True):
+class RecordAttempts(Asking, frozen=True):
     """Record attempts. An effect holds only if the delivery is unsettled and the attempt is its next one.
 
     A 410 suspends the webhook, unless that has been set anew since the attempt began.
@@ -36,16 +34,10 @@ class RecordAttempts(Struct, frozen=True):
 
     outcomes: list[Outcome]
 
-    alone: ClassVar[bool] = False
-
     @property
     def size(self) -> int:
         """See `Command.size`."""
         return sum(RECORD_BYTES + len(outcome.attempt.excerpt) for outcome in self.outcomes)
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
 
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`."""

@@ -12,7 +12,7 @@ from outbox.domain.records import DeliveriesMoved, MovedDelivery, ReplayAdvanced
 from outbox.domain.replays import Place, ReplayFilter, due_times
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Webhook, queue_of
-from outbox.journal.commands import RECORD_BYTES
+from outbox.journal.commands import RECORD_BYTES, Asking
 from outbox.journal.ledger import Ledger
 from outbox.store.protocol import Wants
 
@@ -43,24 +43,13 @@ class Candidate(NamedTuple):
         return queue_of(webhook.settings.order, self.instance, self.chat_key)
 
 
-class RequestReplay(Struct, frozen=True):
+class RequestReplay(Asking, frozen=True):
     """Record that a replay is wanted, `matched` deliveries of it (None: nobody has counted them)."""
 
     wanted: ReplayFilter
     rate: float | None
     matched: int | None
     now_ms: int
-
-    alone: ClassVar[bool] = False
-
-    @property
-    def size(self) -> int:
-        """See `Command.size`."""
-        return RECORD_BYTES
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
 
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`."""
@@ -90,7 +79,7 @@ class RequestReplay(Struct, frozen=True):
         return None if webhook is None or event is None else (webhook, event)
 
 
-class AdvanceReplay(Struct, frozen=True):
+class AdvanceReplay(Asking, frozen=True):
     """Take a replay on to `place`, past the candidates of that webhook, and see what they have become meanwhile."""
 
     replay: Replay
@@ -105,10 +94,6 @@ class AdvanceReplay(Struct, frozen=True):
     def size(self) -> int:
         """See `Command.size`."""
         return RECORD_BYTES + len(self.found) * _MOVED_BYTES
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
 
     def want(self, wants: Wants, webhooks: Webhooks) -> None:
         """See `Command.want`."""

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from outbox.domain.errors import NotFoundError
 from outbox.domain.holding import held_after
 from outbox.domain.records import BreakerMoved, WebhookSet
-from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import (
     NO_CONVERSION,
     QUEUEING,
@@ -21,12 +20,11 @@ from outbox.domain.webhooks import (
     check_changeable,
     check_settings,
 )
-from outbox.journal.commands import RECORD_BYTES
+from outbox.journal.commands import Asking
 from outbox.journal.ledger import Ledger
-from outbox.store.protocol import Wants
 
 
-class SetWebhook(Struct, frozen=True):
+class SetWebhook(Asking, frozen=True):
     """Set the webhook of a scope, an instance and a name: a new one, or the whole of the one that is there.
 
     `settings_for` gets the webhook that is there, or None, and returns what is to be in force.
@@ -38,18 +36,6 @@ class SetWebhook(Struct, frozen=True):
     settings_for: Callable[[Webhook | None], tuple[Settings, Credentials]]
 
     alone: ClassVar[bool] = True
-
-    @property
-    def size(self) -> int:
-        """See `Command.size`."""
-        return RECORD_BYTES
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
-
-    def want(self, wants: Wants, _webhooks: Webhooks) -> None:
-        """See `Command.want`: the settings are known."""
 
     def decide(self, ledger: Ledger) -> tuple[Webhook, bool]:
         """See `Command.decide`; return the webhook and if it is new. Raises InvalidError, or as `settings_for` does."""
@@ -80,25 +66,13 @@ def _conversion(known: Webhook | None, settings: Settings, seq: int) -> Conversi
     return known.conversion if known.settings.order == settings.order else Conversion(QUEUEING, 0, seq)
 
 
-class DeleteWebhook(Struct, frozen=True):
+class DeleteWebhook(Asking, frozen=True):
     """Delete a webhook: a tombstone at once; its deliveries are buried afterwards, chunk by chunk."""
 
     address: Address
     now_ms: int
 
     alone: ClassVar[bool] = True
-
-    @property
-    def size(self) -> int:
-        """See `Command.size`."""
-        return RECORD_BYTES
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
-
-    def want(self, wants: Wants, _webhooks: Webhooks) -> None:
-        """See `Command.want`: the settings are known."""
 
     def decide(self, ledger: Ledger) -> Webhook:
         """See `Command.decide`; return what was deleted. Raises NotFoundError and ConflictError."""
@@ -110,27 +84,13 @@ class DeleteWebhook(Struct, frozen=True):
         return known
 
 
-class MoveBreaker(Struct, frozen=True):
+class MoveBreaker(Asking, frozen=True):
     """Record that the breaker of a webhook's lane has opened or closed, and what made it."""
 
     webhook: int
     opened: bool
     reason: str
     now_ms: int
-
-    alone: ClassVar[bool] = False
-
-    @property
-    def size(self) -> int:
-        """See `Command.size`."""
-        return RECORD_BYTES
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
-
-    def want(self, wants: Wants, _webhooks: Webhooks) -> None:
-        """See `Command.want`: the settings are known."""
 
     def decide(self, ledger: Ledger) -> bool:
         """See `Command.decide`; say whether that was news: not if it stands so already, or the webhook is gone."""

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from outbox.domain.deliveries import Delivery, Move, State
 from outbox.domain.records import DeliveriesBuried, DeliveriesMoved, MovedDelivery, OrderConverted, decode_or_blank
@@ -16,7 +16,7 @@ from outbox.domain.webhooks import (
     Webhook,
     queue_of,
 )
-from outbox.journal.commands import RECORD_BYTES
+from outbox.journal.commands import RECORD_BYTES, Asking
 from outbox.journal.ledger import Ledger
 from outbox.store.protocol import UnsettledRun, Wants
 
@@ -27,7 +27,7 @@ ROWS_CHUNK = 250
 _MOVED_BYTES = 48
 
 
-class Bury(Struct, frozen=True):
+class Bury(Asking, frozen=True):
     """Settle as dead the next chunk of a webhook's unsettled deliveries after the event `after`."""
 
     webhook: int
@@ -36,15 +36,6 @@ class Bury(Struct, frozen=True):
     reason: str
 
     alone: ClassVar[bool] = True
-
-    @property
-    def size(self) -> int:
-        """See `Command.size`."""
-        return RECORD_BYTES
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
 
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`."""
@@ -61,7 +52,7 @@ class Bury(Struct, frozen=True):
         return last
 
 
-class Convert(Struct, frozen=True):
+class Convert(Asking, frozen=True):
     """Convert the next chunk of a webhook's unsettled deliveries to the order that was set.
 
     First all of them are put into their queues, where they wait (or are made pending, where no order is asked for);
@@ -77,10 +68,6 @@ class Convert(Struct, frozen=True):
     def size(self) -> int:
         """See `Command.size`."""
         return ROWS_CHUNK * _MOVED_BYTES
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
 
     def want(self, wants: Wants, webhooks: Webhooks) -> None:
         """See `Command.want`."""
@@ -129,7 +116,7 @@ class Convert(Struct, frozen=True):
         return NO_CONVERSION
 
 
-class Expire(Struct, frozen=True):
+class Expire(Asking, frozen=True):
     """Settle as dead those of a webhook's pending deliveries that are older than `cutoff_ms`.
 
     A delivery that was acknowledged or reopened in the meantime is left alone.
@@ -147,10 +134,6 @@ class Expire(Struct, frozen=True):
     def size(self) -> int:
         """See `Command.size`."""
         return RECORD_BYTES + len(self.events) * 2 * _MOVED_BYTES
-
-    def asks(self, _webhooks: Webhooks) -> bool:
-        """See `Command.asks`."""
-        return True
 
     def want(self, wants: Wants, _webhooks: Webhooks) -> None:
         """See `Command.want`."""
