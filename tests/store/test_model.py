@@ -105,6 +105,8 @@ class Journaling(RuleBasedStateMachine):
         hook = self.hook(data)
         self.set_webhook(hook.instance, hook.name, order, enabled=True)
         for step in steps:
+            if hook.deleted_ms is not None:
+                return
             if step == "c":
                 self._convert(hook)
             elif step == "C":
@@ -330,7 +332,7 @@ class Journaling(RuleBasedStateMachine):
     def _convert_phase(self, hook: Hook) -> None:
         """Convert chunks until the next phase begins."""
         phase = hook.phase
-        while phase and hook.phase == phase and hook.deleted_ms is None:
+        while phase and hook.phase == phase:
             self._convert(hook)
 
     def _convert(self, hook: Hook) -> None:
