@@ -117,9 +117,7 @@ class Lane:
             claims = await self._claim()
             if claims and self._gate.is_open:
                 await self._probe(claims[0])
-            elif claims:
-                await self._load(claims, tasks)
-            elif not await self._rest():
+            elif await self._load(claims, tasks) and len(claims) < PAGE and not await self._rest():
                 break
 
     def _look(self) -> None:
@@ -229,12 +227,15 @@ class Lane:
         while claim.seq in self._taken:
             await self._motion()
 
-    async def _load(self, claims: list[Claim], tasks: TaskGroup) -> None:
-        """Hand the claims to the crew, loading their bodies a few at a time as the crew comes to need them."""
+    async def _load(self, claims: list[Claim], tasks: TaskGroup) -> bool:
+        """Hand the claims to the crew, loading their bodies a few at a time as the crew comes to need them.
+
+        Return whether it has taken all of them; what it has not is to be claimed anew.
+        """
         for few in portions(claims, lambda claim: claim.event.size, LOAD_BYTES):
             bodies = await self._bodies(few)
             if bodies is None:
-                return
+                return False
             self._taken.update(claim.seq for claim in few)
             self._ready.extend((claim, bodies.pop(claim.seq, None)) for claim in few)
             limit = self._man(tasks)
@@ -243,7 +244,8 @@ class Lane:
                 limit = self._man(tasks)
             if not limit:
                 self._put_back()
-                return
+                return False
+        return True
 
     async def _bodies(self, claims: list[Claim]) -> dict[int, bytes] | None:
         """Take the claims' bytes from the budget and load their bodies; None if the claims have become stale."""
