@@ -115,7 +115,9 @@ def _expired(reading: Reading) -> Metric:
 
 def _standing(stats: Stats) -> Iterator[Metric]:
     suspended = GaugeMetricFamily(
-        "outbox_webhook_suspended", "1: a 410 has suspended it; 0: it has not.", labels=["webhook"]
+        "outbox_webhook_suspended",
+        "1: a 410, or the loss of its credentials, has suspended it; 0: it is not suspended.",
+        labels=["webhook"],
     )
     opened = GaugeMetricFamily(
         "outbox_webhook_breaker_open",

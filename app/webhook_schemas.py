@@ -49,8 +49,8 @@ class WebhookIn(Struct, kw_only=True, forbid_unknown_fields=True):
 class WebhookOut(Struct, kw_only=True):
     """A webhook as we show it; values of headers, the password of its URL, and its secret are masked.
 
-    `state` is `suspended` after a 410, until the webhook is set again; `breaker` is open while its receiver fails, and
-    only tried now and then.
+    `state` is `suspended` after a 410, or when its credentials were lost, until the webhook is set again; `breaker` is
+    open while its receiver fails, and only tried now and then.
     """
 
     id: str

@@ -14,7 +14,7 @@ from outbox import __version__
 from outbox.config import EngineConfig
 from outbox.domain.addresses import AddressPolicy
 from outbox.domain.deliveries import Effect
-from outbox.domain.errors import ConflictError, NotFoundError
+from outbox.domain.errors import NotFoundError
 from outbox.domain.events import Event
 from outbox.domain.ids import body_digest, key_digest
 from outbox.domain.replays import ReplayFilter
@@ -31,7 +31,7 @@ from outbox.domain.webhooks import (
     split_userinfo,
 )
 from outbox.journal.accepting import Accept, AcceptBatch, Accepted, Key
-from outbox.journal.checkup import FILE_CHECKS, Checkup, FileCheck, compare_head
+from outbox.journal.checkup import FILE_CHECKS, Checkup, FileCheck, compare_head, hold_damaged
 from outbox.journal.claims import Claims
 from outbox.journal.damage import Damage, Part
 from outbox.journal.following import Followers
@@ -148,7 +148,7 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What will be trouble if nobody does anything about it; nothing when all is well."""
-        return [warning for warning in (self._store.warning, *self._damage.warnings) if warning]
+        return [warning for warning in (self._store.warning, *self._damage.warnings(self.webhooks)) if warning]
 
     @property
     def vitals(self) -> Vitals:
@@ -239,14 +239,11 @@ class Engine:
     async def try_webhook(self, address: Address) -> Trial:
         """Post a test event to a webhook now, enabled or not; nothing of it is recorded.
 
-        Raises NotFoundError, and ConflictError where there is no URL.
+        Raises NotFoundError and ConflictError.
         """
         webhook = self.webhooks.find(*address)
         if webhook is None:
             raise NotFoundError(address.missing)
-        if not webhook.settings.url:
-            msg = "this webhook has no URL to post to: set one first"
-            raise ConflictError(msg)
         self._relay.nudge(webhook.number)
         return await try_out(self._tower, webhook)
 
@@ -315,7 +312,11 @@ class Engine:
             bare, userinfo = split_userinfo(wanted.url)
             settings = Settings(url=bare, enabled=wanted.enabled, by_events=wanted.by_events, events=wanted.events)
             credentials = Credentials(userinfo=userinfo)
-            same = known and (known.settings, known.credentials, known.source) == (settings, credentials, "environment")
+            same = (
+                known
+                and not known.damaged
+                and (known.settings, known.credentials, known.source) == (settings, credentials, "environment")
+            )
             if same and not suspended:
                 return
         # Once the environment is silent, the webhook is the API's to change.
@@ -332,8 +333,7 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
 
     Raises CannotStartError; what breaks later is raised out of the block, which is cancelled.
     """
-    outside = outside or Outside()
-    clock = outside.clock
+    clock = (outside := outside or Outside()).clock
     async with AsyncExitStack() as stack:
         store = await outside.open_store(config.database)
         stack.push_async_callback(store.aclose)
@@ -341,9 +341,8 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
         head, damage = HeadFile(config.database), Damage()
         await compare_head(reader, head.read(), head.set_aside, damage)
         journal = Journal(store, load_webhooks(*await reader.webhooks()), config.queue_bytes)
-        courier = await stack.enter_async_context(outside.courier(config.addresses, clock))
         tower = Tower(
-            courier=courier,
+            courier=await stack.enter_async_context(outside.courier(config.addresses, clock)),
             clock=clock,
             random=outside.random,
             policy=config.retry,
@@ -381,6 +380,7 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
             writing.start_soon(store.run)
             writing.start_soon(journal.run)
             await engine.set_global()
+            await hold_damaged(journal, damage, clock.now_ms())
             async with anyio.create_task_group() as relaying:
                 relaying.start_soon(relay.run)
                 relaying.start_soon(parts.replayer.run)

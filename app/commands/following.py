@@ -88,7 +88,8 @@ def _attempted(shown: dict[str, Any]) -> str:
 
 
 def _suspended(shown: dict[str, Any]) -> str:
-    return f"suspended {shown['webhook']}: 410 to {shown['event']}"
+    why = f"410 to {shown['event']}" if shown["event"] else "its credentials are damaged"
+    return f"suspended {shown['webhook']}: {why}"
 
 
 def _breaker(shown: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from app.evolution_schemas import (
 )
 from app.routes.bodies import read_body
 from app.webhook_schemas import credentials_from
-from outbox.domain.errors import InvalidError
+from outbox.domain.errors import ConflictError, InvalidError
 from outbox.domain.webhooks import Address, Credentials, Settings, Webhook
 from outbox.engine import Engine
 
@@ -51,6 +51,12 @@ async def set_webhook(request: Request[Any, Any, Any], engine: Engine, instance:
 
 
 def _merged(wanted: Wanted, url: str, userinfo: str, known: Webhook | None) -> tuple[Settings, Credentials]:
+    if known is not None and known.damaged:
+        msg = (
+            "the credentials of this webhook were damaged, and with them what this request leaves as it was: delete the"
+            " webhook, or set it anew with PUT /webhooks/instances/{instance}"
+        )
+        raise ConflictError(msg)
     # A new webhook starts with Evolution's defaults, not with ours.
     old = known.settings if known else Settings(url="", by_events=False, base64=False)
     settings = structs.replace(

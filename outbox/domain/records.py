@@ -117,7 +117,8 @@ class DeliveriesBuried(Struct, frozen=True, array_like=True, tag=5):
 class WebhookSuspended(Struct, frozen=True, array_like=True, tag=6):
     """A receiver answered 410 to the event with the seq `event`: the webhook rests until it is set again.
 
-    `held` are the times when it was held, this one, which has begun, among them.
+    Where `event` is 0, its credentials were found damaged. `held` are the times when it was held, this one, which has
+    begun, among them.
     """
 
     webhook: int

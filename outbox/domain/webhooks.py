@@ -127,7 +127,8 @@ class Webhook(Struct, frozen=True):
     `number` is the seq of the record that first set it: the same name set again after a deletion is a new webhook.
     `secret_id` is the id under which its credentials are kept, empty if it has none. `suspended_ms` is since when it is
     suspended and `opened_ms` since when its lane's breaker is open, 0 if they are not; `held` are the times when it
-    was disabled or suspended. `revision` grows whenever it is set, while the service runs.
+    was disabled or suspended. `revision` grows whenever it is set, while the service runs. `damaged` says that its
+    credentials were found not to be those that were set: they are left out, and nothing may be sent without them.
     """
 
     number: int
@@ -145,6 +146,7 @@ class Webhook(Struct, frozen=True):
     opened_ms: int = 0
     conversion: Conversion = NO_CONVERSION
     revision: int = 0
+    damaged: bool = False
 
     @property
     def state(self) -> WebhookState:
@@ -153,8 +155,8 @@ class Webhook(Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        """Whether its deliveries are held: it is disabled or suspended."""
-        return not self.settings.enabled or self.suspended_ms > 0
+        """Whether its deliveries are held: it is disabled, suspended or damaged."""
+        return not self.settings.enabled or self.suspended_ms > 0 or self.damaged
 
     @property
     def address(self) -> Address:

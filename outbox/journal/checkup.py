@@ -1,4 +1,4 @@
-"""What a start looks at: whether the log has lost its end and, unless the last stop was orderly, if the file is sound.
+"""What a start looks at: the end of the log, the webhooks' credentials and, unless the last stop was orderly, the file.
 
 The file is checked beside the work, not before it: a million rows take seconds, and nobody waits for them.
 """
@@ -12,7 +12,9 @@ import anyio
 import structlog
 
 from outbox.domain.errors import OutboxError
-from outbox.journal.damage import Damage
+from outbox.journal.damage import Damage, tell_lost
+from outbox.journal.setting import SuspendDamaged
+from outbox.journal.writer import Journal
 from outbox.store.protocol import Head, Reader
 
 FileCheck = Literal["not needed", "running", "sound", "damaged", "not finished"]
@@ -74,6 +76,15 @@ class Checkup:
             self.state = "sound"
             self._settled()
         _log.info("file.check_ended", result=self.state, took_s=round(took_s, 3))
+
+
+async def hold_damaged(journal: Journal, damage: Damage, now_ms: int) -> None:
+    """Hold what is for webhooks with damaged credentials, and say so: their receivers must not get it without them."""
+    damaged = [webhook for webhook in journal.webhooks if webhook.damaged]
+    for webhook in damaged:
+        damage.met("credentials", tell_lost(webhook), webhook=webhook.number)
+    if damaged:
+        await journal.submit(SuspendDamaged(now_ms))
 
 
 async def compare_head(reader: Reader, kept: Head | None, set_aside: Callable[[], Path], damage: Damage) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+from typing import TypeVar
 
 import msgspec
 
@@ -25,6 +26,8 @@ from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Conversion, Credentials, Settings, Webhook
 from outbox.journal.queues import Queues
 from outbox.store.protocol import Batch, Facts, Head, LogRow, Waiting
+
+_T = TypeVar("_T")
 
 _NONCE_BYTES = 16
 _ID_BYTES = 16
@@ -150,30 +153,45 @@ class Ledger:
 
 
 def load_webhooks(rows: list[WebhookRow], materials: dict[bytes, bytes]) -> Webhooks:
-    """Return the live webhooks of the projection. Raises CorruptError where credentials do not match the record."""
+    """Return the live webhooks of the projection, damaged those whose credentials are.
+
+    Raises CorruptError where settings cannot be read.
+    """
     live = []
     for row in rows:
-        if row.deleted_ms is not None:
-            continue
-        credentials = Credentials()
-        if row.secret:
-            material = materials.get(row.secret, b"")
-            if hashlib.sha256(material).digest() != row.fingerprint:
-                msg = f"the credentials of webhook {row.number} are missing or not those that were set"
-                raise CorruptError(msg)
-            credentials = msgspec.msgpack.decode(material[_NONCE_BYTES:], type=Credentials)
-        live.append(_webhook(row, credentials))
+        if row.deleted_ms is None:
+            credentials = read_credentials(row, materials)
+            webhook = _webhook(row, credentials or Credentials())
+            live.append(webhook if credentials else msgspec.structs.replace(webhook, damaged=True))
     return Webhooks(live)
 
 
+def read_credentials(row: WebhookRow, materials: dict[bytes, bytes]) -> Credentials | None:
+    """Return a webhook's credentials; None where they are missing or not those that were set."""
+    if not row.secret:
+        return Credentials()
+    material = materials.get(row.secret, b"")
+    if hashlib.sha256(material).digest() != row.fingerprint:
+        return None
+    return msgspec.msgpack.decode(material[_NONCE_BYTES:], type=Credentials)
+
+
 def settings_of(row: WebhookRow) -> Settings:
-    """Return the settings that a row of the projection holds."""
-    return msgspec.msgpack.decode(row.settings, type=Settings)
+    """Return the settings that a row of the projection holds. Raises CorruptError."""
+    return _decoded(row, row.settings, Settings)
+
+
+def _decoded(row: WebhookRow, data: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        msg = f"the row of webhook {row.number} cannot be read ({error}): run rebuild, which makes it anew from the log"
+        raise CorruptError(msg) from error
 
 
 def _webhook(row: WebhookRow, credentials: Credentials) -> Webhook:
     settings = settings_of(row)
-    held = msgspec.msgpack.decode(row.held, type=tuple[Interval, ...])
+    held = _decoded(row, row.held, tuple[Interval, ...])
     if not held and not settings.enabled:
         held = ((row.updated_ms, 0),)  # the first release did not record when a webhook was held
     return Webhook(

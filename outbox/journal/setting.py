@@ -7,7 +7,7 @@ from msgspec import structs
 
 from outbox.domain.errors import NotFoundError
 from outbox.domain.holding import held_after
-from outbox.domain.records import BreakerMoved, WebhookSet
+from outbox.domain.records import BreakerMoved, WebhookSet, WebhookSuspended
 from outbox.domain.webhooks import (
     NO_CONVERSION,
     QUEUEING,
@@ -64,6 +64,22 @@ def _conversion(known: Webhook | None, settings: Settings, seq: int) -> Conversi
     if known is None:
         return NO_CONVERSION
     return known.conversion if known.settings.order == settings.order else Conversion(QUEUEING, 0, seq)
+
+
+class SuspendDamaged(Asking, frozen=True):
+    """Suspend those webhooks whose credentials are damaged and that are enabled; each rests until it is set again."""
+
+    now_ms: int
+
+    alone: ClassVar[bool] = True
+
+    def decide(self, ledger: Ledger) -> None:
+        """See `Command.decide`."""
+        for webhook in list(ledger.webhooks):
+            if webhook.damaged and webhook.state == "enabled":
+                held = held_after(webhook.held, self.now_ms, holding=True)
+                ledger.append(WebhookSuspended(webhook.number, self.now_ms, 0, held))
+                ledger.replace_webhook(structs.replace(webhook, suspended_ms=self.now_ms, held=held))
 
 
 class DeleteWebhook(Asking, frozen=True):

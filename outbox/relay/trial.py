@@ -5,11 +5,13 @@ import os
 import msgspec
 from msgspec import Struct, structs
 
+from outbox.domain.errors import ConflictError
 from outbox.domain.ids import body_digest, event_id
 from outbox.domain.records import EventAccepted
 from outbox.domain.retrying import Answer
 from outbox.domain.webhooks import Webhook
 from outbox.journal.claims import Claim
+from outbox.journal.damage import tell_lost
 from outbox.relay.flight import Tower, clean, rfc3339
 
 KIND = "APPLICATION_STARTUP"
@@ -29,7 +31,15 @@ class Trial(Struct, frozen=True):
 
 
 async def try_out(tower: Tower, webhook: Webhook) -> Trial:
-    """Post a test event to `webhook` right now, be it enabled or not, and return what came of it."""
+    """Post a test event to `webhook` right now, be it enabled or not, and return what came of it.
+
+    Raises ConflictError where there is no URL, or where its credentials are damaged.
+    """
+    if not webhook.settings.url:
+        msg = "this webhook has no URL to post to: set one first"
+        raise ConflictError(msg)
+    if webhook.damaged:
+        raise ConflictError(tell_lost(webhook))
     started_ms = tower.clock.now_ms()
     instance = webhook.instance or INSTANCE
     envelope = {"event": EVENT, "instance": instance, "data": {"test": True}, "destination": "",

@@ -9,7 +9,7 @@ import pytest
 
 from outbox.inspecting import open_inspector
 from tests.harness import Receiver, Service
-from tests.service.damage import ask, flip, flip_on_disk
+from tests.service.damage import ask, change, flip, flip_on_disk
 
 CHATS = ("anna", "bruno", "carla")
 PATHS = {"plain": "/webhooks/instances/loja01", "queue": "/webhooks/instances/loja01/queue"}
@@ -45,10 +45,10 @@ async def service(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Service]:
     assert not [line for line in service.log if line["event"] == "text"]
 
 
-async def set_webhooks(service: Service, receiver: Receiver) -> None:
+async def set_webhooks(service: Service, receiver: Receiver, **more: Any) -> None:
     """Set both webhooks, which lets what they hold go."""
     for name, path in PATHS.items():
-        settings = {"url": f"{receiver.url}/{name}", "order": "chat" if name == "queue" else "none"}
+        settings = {"url": f"{receiver.url}/{name}", "order": "chat" if name == "queue" else "none", **more}
         assert (await service.request("PUT", path, settings)).status in {200, 201}
 
 
@@ -224,3 +224,85 @@ async def test_a_damaged_record_of_a_replay_stops_that_replay_alone(service: Ser
     posts = len(receiver.arrivals)
     assert (await service.request("POST", "/deliveries/replay", {**wanted, "rate": None})).status == 202
     await receiver.wait_for_count(posts + 14)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["a bit is flipped", "they are gone"])
+async def test_damaged_credentials_hold_their_webhook_alone(
+    service: Service, receiver: Receiver, *, lost: bool
+) -> None:
+    """Nothing goes out without them, what comes in waits, and once the webhook is set anew it all goes out."""
+    await service.start()
+    await set_webhooks(service, receiver, headers={"x-key": "one"})
+    await service.wait_until_settled()
+    assert await service.stop() == 0
+    receiver.arrivals.clear()
+    ((number, secret, material),) = ask(
+        service.database,
+        "SELECT number, id, material FROM webhook JOIN secret ON secret = id WHERE name = 'queue'",
+    )
+    assert isinstance(material, bytes)
+    assert isinstance(secret, bytes)
+    if lost:
+        change(service.database, f"DELETE FROM secret WHERE id = x'{secret.hex()}'")
+    else:
+        flip_on_disk(service.database, material, -1)
+    assert f"the credentials of webhook {number} are missing" in await problems(service)
+    for _ in range(2):
+        await service.start()
+        await service.accept(data={"key": {"remoteJid": "anna"}})
+        await service.wait_for_stats(lambda stats: stats["deliveries"]["acknowledged"] >= len(receiver.arrivals) > 0)
+        assert {arrival.path for arrival in receiver.arrivals} == {"/plain"}
+        assert f"the credentials of webhook {number}" in (await health(service))["warnings"][0]
+        assert (
+            await metric(service, 'outbox_damage_total{part="credentials"}') == len(told(service, "credentials")) == 1
+        )
+        shown = (await service.request("GET", PATHS["queue"])).json()
+        assert (shown["state"], shown["headers"]) == ("suspended", {})
+        assert (await service.request("POST", PATHS["queue"] + "/test")).status == 409
+        assert await service.stop() == 0
+    await service.start()
+    masked = {"url": receiver.url, "headers": {"x-key": "***"}}
+    assert (await service.request("PUT", PATHS["queue"], masked)).status == 422
+    assert {arrival.path for arrival in receiver.arrivals} == {"/plain"}
+    await set_webhooks(service, receiver, headers={"x-key": "two"})
+    stats = await service.wait_until_settled()
+    assert stats["deliveries"]["acknowledged"] == 14 + 4
+    late = [arrival for arrival in receiver.arrivals if arrival.path == "/queue"]
+    assert [arrival.headers["x-key"] for arrival in late] == ["two", "two"]
+    assert (await health(service))["warnings"] == []
+    suspensions = [
+        record
+        for record in (await service.request("GET", "/log?limit=500")).json()["items"]
+        if record["type"] == "WebhookSuspended" and record["event"] is None
+    ]
+    assert len(suspensions) == 1
+    assert await problems(service) == ""
+
+
+async def test_what_evolution_leaves_out_is_not_guessed(service: Service, receiver: Receiver) -> None:
+    """Its route keeps headers that are not sent; where they are damaged there is nothing to keep, and it says so."""
+    await service.start()
+    await set_webhooks(service, receiver, headers={"x-key": "one"})
+    assert await service.stop() == 0
+    change(service.database, "DELETE FROM secret")
+    await service.start()
+    body = {"webhook": {"enabled": True, "url": receiver.url}}
+    refused = await service.request("POST", "/webhook/set/loja01", body)
+    assert (refused.status, "damaged" in refused.body.decode()) == (409, True)
+    assert (await service.request("DELETE", PATHS["plain"])).status == 204
+    assert (await service.request("POST", "/webhook/set/loja01", body)).status == 201
+
+
+async def test_a_row_of_settings_beyond_reading_is_mended_by_a_rebuild(service: Service, receiver: Receiver) -> None:
+    """Without settings nobody could say what is for whom: the start says what to do, and that helps."""
+    flip(service.database, "webhook", "settings", "number = 1", 0)
+    assert "webhook 1: its row is not what the log says" in await problems(service)
+    await service.launch()
+    line = await service.wait_for_log(lambda line: line["event"] == "service.failed")
+    assert "the row of webhook 1 cannot be read" in line["reason"]
+    assert "run rebuild" in line["reason"]
+    assert await service.wait() == 1
+    assert (await service.command("rebuild"))[0] == 0
+    await service.start()
+    await set_webhooks(service, receiver)
+    assert (await service.wait_until_settled())["deliveries"]["acknowledged"] == 14
