@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 
 from app.intake import Intake, Receive
 from app.problems import PROBLEM_JSON, ProblemError, evolution_shape, problem_for
-from app.routes import evolution, health, inspection, listing, log, metrics, replays, schema, webhooks
+from app.routes import evolution, health, inspection, listing, log, maintenance, metrics, replays, schema, webhooks
 from app.routes.ingest import Ingest, Scope, Send
 from app.security import Keys, api_key_guard
 from app.settings import Settings
@@ -61,7 +61,9 @@ def create_framework(engine: Engine, keys: Keys) -> Litestar:
             replays.cancel_replay,
             inspection.get_event,
             inspection.get_stats,
-            inspection.rebuild,
+            maintenance.rebuild,
+            maintenance.prune,
+            maintenance.get_prune,
             log.get_log,
             log.stream_log,
             metrics.get_metrics,

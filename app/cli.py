@@ -7,6 +7,7 @@ from app.commands.following import log, tail
 from app.commands.keeping import rebuild, settings_command, verify
 from app.commands.listing import deliveries, events, webhooks
 from app.commands.looking import show, stats
+from app.commands.pruning import prune
 from app.commands.replaying import replay
 from outbox import __version__
 
@@ -18,7 +19,8 @@ def main() -> None:
 
 
 for _command in (
-    stats, events, deliveries, show, tail, log, webhooks, settings_command, replay, verify, rebuild, backup, restore,
+    stats, events, deliveries, show, tail, log, webhooks, settings_command, replay, verify, rebuild, prune, backup,
+    restore,
 ):  # fmt: skip
     main.add_command(_command)
 

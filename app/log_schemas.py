@@ -82,6 +82,15 @@ _WRITTEN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "opened": ("breaker", lambda opened: "open" if opened else "closed"),
     "conversion": ("conversion", _conversion),
     "rows": ("count", len),
+    "kept": ("kept", len),
+    "deliveries": ("deliveries", len),
+    "keys": ("keys", len),
+    "counters": ("counters", len),
+    "pruned": ("pruned", lambda pruned: sum(n for _, _, n in pruned)),
+    "created_ms": ("created_at", rfc3339),
+    "updated_ms": ("updated_at", rfc3339),
+    "deleted_ms": ("deleted_at", _moment),
+    "suspended_ms": ("suspended_at", _moment),
 }
 
 

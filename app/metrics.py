@@ -54,8 +54,9 @@ class _Families(Collector):
 
     def collect(self) -> Iterable[Metric]:
         reading = self._reading
+        events = reading.stats.events + reading.stats.pruned["events"]
         yield InfoMetricFamily("outbox_build", "The release that runs.", {"version": __version__})
-        yield CounterMetricFamily("outbox_events", "Events in the log.", reading.stats.events)
+        yield CounterMetricFamily("outbox_events", "Events ever taken in.", events)
         yield _deliveries(reading.stats)
         yield _oldest(reading.stats, reading.now_ms)
         yield _attempts(reading)

@@ -86,6 +86,7 @@ class StatsOut(Struct):
     webhooks: list[WebhookStatsOut]
     oldest_pending_s: float | None
     seq: int
+    pruned: dict[str, int]
 
 
 def rfc3339(ms: int) -> str:
@@ -173,6 +174,7 @@ def show_stats(stats: Stats, now_ms: int) -> StatsOut:
         ],
         oldest_pending_s=age_s(stats.oldest_ms),
         seq=stats.seq,
+        pruned=stats.pruned,
     )
 
 

@@ -98,8 +98,13 @@ def _amount(units: Mapping[str, int]) -> Callable[[str], int]:
     return read
 
 
+def read_duration(text: str) -> int:
+    """Return the seconds of a duration such as 90, 30m, 24h or 7d. Raises ValueError."""
+    return _amount(_UNITS_S)(text)
+
+
 def _age(text: str) -> int:
-    seconds = _amount(_UNITS_S)(text)
+    seconds = read_duration(text)
     if seconds < 1:
         raise ValueError(text)
     return seconds

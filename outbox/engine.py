@@ -30,13 +30,14 @@ from outbox.domain.webhooks import (
     check_changeable,
     split_userinfo,
 )
-from outbox.journal.accepting import Accept, AcceptBatch, Accepted, Key
+from outbox.journal.accepting import Accept, AcceptBatch, Accepted, AcceptedBatch, Key
 from outbox.journal.checkup import FILE_CHECKS, Checkup, FileCheck, compare_head, hold_damaged
 from outbox.journal.claims import Claims
 from outbox.journal.damage import Damage, Part
 from outbox.journal.following import Followers
 from outbox.journal.inspecting import Inspector
 from outbox.journal.ledger import load_webhooks
+from outbox.journal.pruning import Shears
 from outbox.journal.reaching import Ways
 from outbox.journal.replaying import Replay
 from outbox.journal.requesting import Requests
@@ -50,6 +51,7 @@ from outbox.relay.courier import Courier
 from outbox.relay.flight import Carrier, Tower
 from outbox.relay.lane import Surroundings
 from outbox.relay.loop import Relay
+from outbox.relay.pruning import Pruner, Pruning
 from outbox.relay.recorder import Recorder
 from outbox.relay.replaying import Replayer
 from outbox.relay.trial import Trial, try_out
@@ -57,7 +59,7 @@ from outbox.store.protocol import Reader, Store
 from outbox.store.sqlite import open_store
 from outbox.store.sqlite.files import HeadFile
 
-__all__ = ["FILE_CHECKS", "Copies", "Engine", "EngineConfig", "Outside", "Trial", "Vitals", "open_engine"]
+__all__ = ["FILE_CHECKS", "Copies", "Engine", "EngineConfig", "Outside", "Pruning", "Trial", "Vitals", "open_engine"]
 
 _log = structlog.get_logger("engine")
 
@@ -73,14 +75,6 @@ class Outside(Struct, frozen=True, kw_only=True):
     random: Callable[[], float] = random.random
     open_store: Callable[[Path], Awaitable[Store]] = open_store
     courier: Callable[[AddressPolicy, Clock], AbstractAsyncContextManager[Carrier]] = Courier
-
-
-class AcceptedBatch(Struct, frozen=True):
-    """The answer to an accepted batch: the events are numbered in a row from `first_seq`."""
-
-    first_seq: int
-    ids: list[bytes]
-    replayed: bool = False
 
 
 class Vitals(Struct, frozen=True):
@@ -113,6 +107,7 @@ class Parts(Struct, frozen=True):
     replayer: Replayer
     copier: Copier
     requests: Requests
+    pruner: Pruner
 
 
 class Engine:
@@ -132,6 +127,7 @@ class Engine:
         self._replayer = parts.replayer
         self._copier = parts.copier
         self._requests = parts.requests
+        self.pruner = parts.pruner
         self.followers = Followers()
         self._journal.listen(self.followers.notice)
 
@@ -175,6 +171,7 @@ class Engine:
         self._replayer.stop()
         self._copier.stop()
         self._checkup.stop()
+        self.pruner.stop()
 
     def now_ms(self) -> int:
         """Return the time that the engine goes by, in milliseconds since the epoch."""
@@ -374,6 +371,7 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
             replayer=Replayer(journal, ways, clock, damage),
             copier=Copier(tower, ways, lambda: journal.webhooks),
             requests=Requests(journal, walker, clock.now_ms),
+            pruner=Pruner(journal, Shears(walker, config.idempotency_window_s * 1000), store.shrink, clock),
         )
         engine = Engine(config, parts, Inspector(reader, head.read))
         async with anyio.create_task_group() as writing:
@@ -386,6 +384,7 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
                 relaying.start_soon(parts.replayer.run)
                 relaying.start_soon(parts.copier.run)
                 relaying.start_soon(checkup.run)
+                relaying.start_soon(parts.pruner.run)
                 try:
                     yield engine
                 finally:

@@ -12,7 +12,7 @@ import anyio
 
 from outbox.domain.errors import CannotStartError, OutboxError
 from outbox.domain.replays import ReplayFilter
-from outbox.journal.folding import Report
+from outbox.journal.chaining import Report
 from outbox.journal.inspecting import Inspector
 from outbox.journal.ledger import load_webhooks
 from outbox.journal.listing import STATES, TOP, DeliveryPage, EventPage, ListedDelivery, ListedEvent, Wanted

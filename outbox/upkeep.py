@@ -1,26 +1,36 @@
-"""The front door to looking after a database: backing it up, and putting a backup in its place.
+"""The front door to looking after a database: backing it up, putting a backup in its place, pruning.
 
 It needs neither relay nor HTTP, so that a command of `scripts/outbox` starts at once.
 """
 
+import time
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
 from msgspec import Struct
 
-from outbox.domain.errors import CannotStartError
+from outbox.domain.errors import CannotStartError, OutboxError
 from outbox.folders import make_folder
-from outbox.journal.folding import Report, verify
-from outbox.store.protocol import Head
-from outbox.store.sqlite import open_reader
+from outbox.journal.chaining import Report
+from outbox.journal.folding import verify
+from outbox.journal.ledger import load_webhooks
+from outbox.journal.pruning import Prune, Pruned, Shears
+from outbox.journal.writer import Journal
+from outbox.store.protocol import Head, Store
+from outbox.store.sqlite import open_reader, open_store
 from outbox.store.sqlite.copying import Progress, copy_database, copy_file
 from outbox.store.sqlite.drafts import Draft, set_aside
 from outbox.store.sqlite.files import FileLock, HeadFile
 
-__all__ = ["Report", "Restored", "back_up", "restore"]
+__all__ = ["Pruned", "Report", "Restored", "back_up", "prune", "restore"]
+
+_QUEUE_BYTES = 1024 * 1024
+_T = TypeVar("_T")
 
 
 class Restored(Struct, frozen=True):
@@ -76,6 +86,57 @@ async def restore(backup: Path, database: Path, mark: str, progress: Progress) -
         if head.seq:
             HeadFile(database).write(head)
     return Restored(report, aside)
+
+
+async def prune(database: Path, older_than_ms: int, window_ms: int, progress: Progress) -> Pruned:
+    """Prune a database that no service has open; keys count for `window_ms`. Return how much is gone.
+
+    Raises CannotStartError, CorruptError and StoreRefusedError.
+    """
+    if not await anyio.Path(database).exists():
+        msg = f"there is no database {database}"
+        raise CannotStartError(msg)
+    async with AsyncExitStack() as stack:
+        store = await open_store(database)
+        stack.push_async_callback(store.aclose)
+        reader = await store.reader()
+        stack.push_async_callback(reader.aclose)
+        journal = Journal(store, load_webhooks(*await reader.webhooks()), _QUEUE_BYTES)
+
+        async def submit(command: Prune) -> Pruned:
+            gone = await journal.submit(command)
+            await store.shrink()
+            return gone
+
+        cutting = Shears(reader, window_ms).cut(
+            submit,
+            lambda: time.time_ns() // 1_000_000,
+            older_than_ms,
+            lambda place, end, _gone: progress("pruning", place, end),
+        )
+        return await _written(store, journal, cutting)
+
+
+async def _written(store: Store, journal: Journal, work: Awaitable[_T]) -> _T:
+    """Return what comes of `work`, which writes through the journal. Raises what ends it, as it is."""
+    done: list[_T] = []
+    refused: OutboxError | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.run)
+            tasks.start_soon(journal.run)
+            try:
+                done.append(await work)
+            except OutboxError as error:
+                refused = error
+            await journal.drain()
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        ended = group.subgroup(OutboxError)
+        raise refused or (ended.exceptions[0] if ended else group) from group
+    if refused is not None:
+        raise refused
+    return done[0]
 
 
 def _make_folder(path: Path) -> None:

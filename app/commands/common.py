@@ -1,13 +1,15 @@
 """What all commands share: the database they look into, how they print, how they fail."""
 
 import sys
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import anyio
 import msgspec
 import rich_click as click
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -128,3 +130,12 @@ def age(seconds: float | None) -> str:
 def moment(text: str) -> str:
     """Return a moment of the API for people: to the second, in two words that may stand below each other."""
     return text[:19].replace("T", " ") + "Z"
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show on a terminal what is being done, and how much of it is."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)

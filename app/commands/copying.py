@@ -1,8 +1,7 @@
 """`backup` and `restore`: a whole copy of the database, and putting one in its place."""
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -10,11 +9,9 @@ from typing import TypeVar
 import anyio
 import rich_click as click
 from msgspec import structs
-from rich.console import Console
-from rich.progress import Progress
 
 from app.commands.asking import is_in_use
-from app.commands.common import fail, json_option, load, print_json
+from app.commands.common import fail, json_option, load, print_json, progress_bar
 from outbox.domain.errors import CannotStartError, OutboxError
 from outbox.upkeep import Report, back_up
 from outbox.upkeep import restore as restore_backup
@@ -33,7 +30,7 @@ def backup(dest: Path, *, as_json: bool) -> None:
     settings = load()
     if not settings.database.exists():
         fail(f"there is no database {settings.database} yet (OUTBOX_DATABASE_URL): start the service once")
-    with _progress() as progress:
+    with progress_bar() as progress:
         report = _run(lambda: back_up(settings.database, dest, progress))
     if as_json:
         print_json({"file": str(dest), **structs.asdict(report)})
@@ -52,7 +49,7 @@ def restore(backup: Path, *, as_json: bool) -> None:
     """
     settings = load()
     mark = f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    with _progress() as progress:
+    with progress_bar() as progress:
         done = _run(lambda: restore_backup(backup, settings.database, mark, progress))
     if as_json:
         print_json({
@@ -87,12 +84,3 @@ def _run(work: Callable[[], Awaitable[_T]]) -> _T:
         fail(f"{error.detail}: stop the service first" if is_in_use(error) else error.detail)
     except OutboxError as error:
         fail(str(error))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show on a terminal what is being done, and how much of it is."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)

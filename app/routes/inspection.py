@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from litestar import get, post
+from litestar import get
 from litestar.params import Parameter
 
 from app.describing import describe
@@ -22,9 +22,3 @@ async def get_event(
 async def get_stats(engine: Engine) -> StatsOut:
     """Show the numbers: events, deliveries by state, every webhook's share, the age of the oldest pending one."""
     return show_stats(await engine.inspector.stats(), engine.now_ms())
-
-
-@post("/maintenance/rebuild", status_code=200)
-async def rebuild(engine: Engine) -> dict[str, int]:
-    """Throw the projections away and fold them again from the log."""
-    return {"records": await engine.rebuild()}

@@ -13,6 +13,7 @@ from outbox.domain.deliveries import TRANSITIONS, Delivery, Effect, Outcome, Sta
 from outbox.domain.records import (
     AttemptRecorded,
     BreakerMoved,
+    Checkpoint,
     DeliveriesBuried,
     DeliveriesMoved,
     EventAccepted,
@@ -20,12 +21,15 @@ from outbox.domain.records import (
     Record,
     ReplayAdvanced,
     ReplayRequested,
+    WebhookCarried,
     WebhookDeleted,
     WebhookSet,
     WebhookSuspended,
 )
 
 EVENTS_COUNTER = (0, -1)
+PRUNED_EVENTS = (0, -2)
+PRUNED = {State.ACKNOWLEDGED: (0, -3), State.DEAD: (0, -4)}
 # Members of enumerations are hashed by Python code, which takes longer than the look-up.
 _AFTER = {(int(before), int(effect)): int(after) for (before, effect), after in TRANSITIONS.items()}
 NEVER_HELD = msgspec.msgpack.encode(())
@@ -94,11 +98,14 @@ class Changes:
     `moved` are whole rows, in order. They are applied in this sequence. A new head of a queue is a new row that waits,
     and an outcome that makes it pending: its turn comes where its record stands, when the head before it is settled.
     `marks` are the changes of webhooks' rows: number, and field with its new value; `replays` are whole rows, in order.
-    `counters` maps (webhook, state), or EVENTS_COUNTER, to a difference.
+    `checkpoints` take rows of a range of events away, and restate those that stay; `carried` are whole rows.
+    `counters` maps (webhook, state), or EVENTS_COUNTER, to a difference; what was pruned is counted under PRUNED_EVENTS
+    and PRUNED.
     """
 
     __slots__ = (
-        "buried", "counters", "deliveries", "events", "keys", "marks", "moved", "outcomes", "replays", "webhooks"
+        "buried", "carried", "checkpoints", "counters", "deliveries", "events", "keys", "marks", "moved", "outcomes",
+        "replays", "webhooks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -112,12 +119,14 @@ class Changes:
         self.webhooks: list[WebhookRow] = []
         self.marks: list[tuple[int, dict[str, int | bytes]]] = []
         self.replays: list[ReplayRow] = []
+        self.carried: list[WebhookRow] = []
+        self.checkpoints: list[Checkpoint] = []
         self.counters: Counter[tuple[int, int]] = Counter()
 
 
 def stands_alone(record: Record) -> bool:
     """Say whether what came before `record` must be written before it, since it may change the same rows again."""
-    return isinstance(record, DeliveriesBuried | DeliveriesMoved | WebhookSet)
+    return isinstance(record, DeliveriesBuried | DeliveriesMoved | WebhookSet | WebhookCarried | Checkpoint)
 
 
 def project(seq: int, record: Record, changes: Changes) -> None:
@@ -138,6 +147,10 @@ def project(seq: int, record: Record, changes: Changes) -> None:
             changes.webhooks.append(webhook_row(seq, record))
         case ReplayRequested() | ReplayAdvanced():
             changes.replays.append(replay_row(seq, record))
+        case Checkpoint():
+            _cut(record, changes)
+        case WebhookCarried():
+            changes.carried.append(carried_row(record))
         case _:
             changes.marks.append((record.webhook, _mark(record)))
 
@@ -197,6 +210,31 @@ def _moved(record: DeliveriesMoved, changes: Changes) -> None:
         changes.counters[record.webhook, int(row.state)] += 1
 
 
+def _cut(record: Checkpoint, changes: Changes) -> None:
+    changes.checkpoints.append(record)
+    if record.events:
+        changes.counters[EVENTS_COUNTER] -= record.events
+        changes.counters[PRUNED_EVENTS] += record.events
+    for webhook, state, n in record.pruned:
+        changes.counters[webhook, state] -= n
+        changes.counters[PRUNED[State(state)]] += n
+
+
+def contributions(seq: int, record: Record) -> Counter[tuple[int, int]]:
+    """Return what a record of the chain adds to the counters, for those who fold without it from now on."""
+    changes = Changes()
+    project(seq, record, changes)
+    if isinstance(record, Checkpoint):
+        begin(record, changes)
+    return changes.counters
+
+
+def begin(record: Checkpoint, changes: Changes) -> None:
+    """Add what had been counted before a checkpoint, for a fold that begins behind what it has cut away."""
+    for webhook, state, n in record.counters:
+        changes.counters[webhook, state] += n
+
+
 def webhook_row(seq: int, record: WebhookSet) -> WebhookRow:
     """Return the row that a WebhookSet with that `seq` stands for; a store keeps `created_ms` where a row exists."""
     return WebhookRow(
@@ -212,6 +250,29 @@ def webhook_row(seq: int, record: WebhookSet) -> WebhookRow:
         updated_ms=record.at_ms,
         deleted_ms=None,
         suspended_ms=0,
+        held=msgspec.msgpack.encode(record.held),
+        opened_ms=record.opened_ms,
+        phase=record.conversion.phase,
+        position=record.conversion.position,
+        until=record.conversion.until,
+    )
+
+
+def carried_row(record: WebhookCarried) -> WebhookRow:
+    """Return the whole row that a WebhookCarried stands for."""
+    return WebhookRow(
+        number=record.webhook,
+        scope=record.scope,
+        instance=record.instance,
+        name=record.name,
+        settings=msgspec.msgpack.encode(record.settings),
+        source=record.source,
+        secret=record.secret,
+        fingerprint=record.fingerprint,
+        created_ms=record.created_ms,
+        updated_ms=record.updated_ms,
+        deleted_ms=record.deleted_ms or None,
+        suspended_ms=record.suspended_ms,
         held=msgspec.msgpack.encode(record.held),
         opened_ms=record.opened_ms,
         phase=record.conversion.phase,

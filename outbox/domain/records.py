@@ -11,13 +11,15 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from outbox.domain.deliveries import Effect, Move, State
+from outbox.domain.deliveries import Delivery, Effect, Move, State
 from outbox.domain.errors import CorruptError
 from outbox.domain.holding import Interval
 from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import NO_CONVERSION, Conversion, Scope, Settings, Source
 
 GENESIS = bytes(32)
+CHECKPOINTS = -(1 << 62)
+"""What all checkpoints are about, so that the last one is found."""
 
 
 class EventAccepted(Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -198,6 +200,59 @@ class ReplayAdvanced(Struct, frozen=True, array_like=True, tag=11):
     finished: bool
 
 
+class Kept(NamedTuple):
+    """A record that a checkpoint kept: its seq, and the SHA-256 of its encoding."""
+
+    seq: int
+    digest: bytes
+
+
+class Checkpoint(Struct, frozen=True, array_like=True, tag=12):
+    """Of the records `first..last` only what still lives is there: events that are not settled, and their attempts.
+
+    `kept` are the records that stay where they are. `deliveries` are all rows of the events among them, and `keys`
+    their idempotency keys that still count, each with the event's seq. The chain begins behind the record `floor`, with
+    its digest `chain`. `counters` (webhook, state, n) is what the records taken away from the chain had counted, to
+    begin with; `events`, and `pruned` (webhook, state, n), is how many events and deliveries are gone.
+    """
+
+    at_ms: int
+    first: int
+    last: int
+    floor: int
+    chain: bytes
+    kept: tuple[Kept, ...]
+    deliveries: tuple[Delivery, ...]
+    keys: tuple[tuple[bytes, int], ...]
+    counters: tuple[tuple[int, int, int], ...]
+    events: int
+    pruned: tuple[tuple[int, int, int], ...]
+
+
+class WebhookCarried(Struct, frozen=True, array_like=True, tag=13):
+    """How a webhook stands at this point of the log, since records about it are taken away.
+
+    The fields mean what they mean in WebhookSet; `deleted_ms` and `suspended_ms` are 0 where it is not.
+    """
+
+    webhook: int
+    at_ms: int
+    scope: Scope
+    instance: str
+    name: str
+    settings: Settings
+    source: Source
+    secret: bytes
+    fingerprint: bytes
+    created_ms: int
+    updated_ms: int
+    deleted_ms: int
+    suspended_ms: int
+    held: tuple[Interval, ...]
+    opened_ms: int
+    conversion: Conversion
+
+
 Record = (
     EventAccepted
     | AttemptRecorded
@@ -210,6 +265,8 @@ Record = (
     | OrderConverted
     | ReplayRequested
     | ReplayAdvanced
+    | Checkpoint
+    | WebhookCarried
 )
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -257,13 +314,15 @@ def subject(record: Record) -> int:
     """Return what a record is about, as the log's index has it: an event's seq, or minus a webhook's number.
 
     What gives a number, as an EventAccepted, a webhook's first WebhookSet and a ReplayRequested do, is found by its own
-    seq and needs none: 0. A ReplayAdvanced is about its replay: minus its number.
+    seq and needs none: 0. A ReplayAdvanced is about its replay: minus its number. Checkpoints have CHECKPOINTS.
     """
     match record:
         case EventAccepted() | ReplayRequested():
             return 0
         case ReplayAdvanced():
             return -record.replay
+        case Checkpoint():
+            return CHECKPOINTS
         case AttemptRecorded():
             return record.event
         case _:

@@ -25,6 +25,14 @@ class Accepted(Struct, frozen=True, gc=False):
     replayed: bool = False
 
 
+class AcceptedBatch(Struct, frozen=True):
+    """The answer to an accepted batch: the events are numbered in a row from `first_seq`."""
+
+    first_seq: int
+    ids: list[bytes]
+    replayed: bool = False
+
+
 class Key(Struct, frozen=True, gc=False):
     """An idempotency key: its 16-byte digest, the SHA-256 of what was sent under it, and how long it counts."""
 

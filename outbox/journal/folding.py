@@ -4,51 +4,26 @@ It runs beside a working service: every look is one short read transaction, comp
 instant. First the chain from beginning to end, with the small projections; then the events, range by range.
 """
 
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import TypeVar
-
-import msgspec
 
 from outbox.domain.deliveries import Delivery, State
 from outbox.domain.errors import CorruptError
 from outbox.domain.ids import body_digest, event_text
-from outbox.domain.projecting import Changes, EventRow, KeyRow, ReplayRow, WebhookRow, project
-from outbox.domain.records import (
-    GENESIS,
-    AttemptRecorded,
-    DeliveriesBuried,
-    DeliveriesMoved,
-    EventAccepted,
-    Record,
-    chained,
-    decode,
-)
-from outbox.journal.ledger import read_credentials, settings_of
-from outbox.store.protocol import Head, LogRow, Reader, Slice, Tail
+from outbox.domain.projecting import Changes, EventRow, KeyRow, WebhookRow, project
+from outbox.domain.records import Checkpoint, EventAccepted, Kept, Record, decode
+from outbox.journal import chaining
+from outbox.journal.beginnings import beginning
+from outbox.journal.chaining import Chain, Report
+from outbox.journal.ledger import read_credentials
+from outbox.store.protocol import Head, LogRow, Reader, Slice
 
 PAGE = 1000
-RANGE = 500
-PROBLEMS_MAX = 100
 
 Progress = Callable[[int, int], None]
 _RowT = TypeVar("_RowT", EventRow, Delivery, KeyRow)
-
-
-class Report(msgspec.Struct):
-    """What was looked at, and what is wrong: nothing, when `problems` is empty."""
-
-    records: int = 0
-    events: int = 0
-    deliveries: int = 0
-    bodies: int = 0
-    problems: list[str] = []
-
-    def add(self, problem: str) -> None:
-        """Note a problem; past a hundred only their number would help."""
-        if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append(problem)
 
 
 async def verify(reader: Reader, kept: Head | None, progress: Progress = lambda _done, _all: None) -> Report:
@@ -56,115 +31,65 @@ async def verify(reader: Reader, kept: Head | None, progress: Progress = lambda 
 
     `progress` is called with the records looked at so far and the number of all.
     """
-    report = Report(problems=[])
-    chain = _Chain(report, kept)
     last = (await reader.head()).seq
-    while page := await reader.log(chain.seq, PAGE):
-        chain.follow(page)
-        progress(chain.seq, 2 * max(last, chain.seq))
-        if len(page) < PAGE:
-            break
-    tail = await reader.tail(chain.seq)
-    chain.follow(tail.log)
-    chain.finish(tail)
-    _check_secrets(report, tail.webhooks, await reader.webhooks())
-    for number in range(chain.seq // RANGE + 1):
-        found = await reader.slice(number * RANGE, (number + 1) * RANGE - 1, chain.seq)
+    report, chain = Report(problems=[]), None
+    while chain is None:
+        report = Report(problems=[])
+        try:
+            start = await beginning(reader)
+        except CorruptError as error:
+            report.add(f"the log: {error.detail}")
+            return report
+        chain = await _follow(reader, Chain(report, kept, start), last, progress)
+    async for number in _ranges(reader, chain):
+        first, until = number * chaining.RANGE, (number + 1) * chaining.RANGE - 1
+        also = [*chain.touching.pop(number, ()), *chain.cuts(first, until)]
+        found = await reader.slice(first, until, chain.seq, also)
         chain.follow([row for row in found.log if row.seq > chain.seq])
-        await _check_range(reader, report, found, chain.touching.pop(number, ()), number)
-        progress(last + number * RANGE, 2 * max(last, number * RANGE))
+        chain.touching.pop(number, None)
+        await _check_range(reader, report, chain, found, number)
+        progress(last + number * chaining.RANGE, 2 * max(last, number * chaining.RANGE))
     for problem in await reader.check():
         report.add(f"the file: {problem}")
     return report
 
 
-class _Chain:
-    """Follows the log record by record, folding what is small enough to be kept in memory.
-
-    `touching` holds, by range of events, the seqs of the records that change its deliveries without being about one of
-    its events.
-    """
-
-    def __init__(self, report: Report, kept: Head | None) -> None:
-        self.seq = 0
-        self.touching: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
-        self._digest = GENESIS
-        self._report = report
-        self._kept = kept
-        self._counters: Counter[tuple[int, int]] = Counter()
-        self._webhooks: dict[int, WebhookRow] = {}
-        self._replays: dict[int, ReplayRow] = {}
-
-    def follow(self, rows: list[LogRow]) -> None:
-        for row in rows:
-            if row.seq != self.seq + 1:
-                self._report.add(f"the log: records {self.seq + 1} to {row.seq - 1} are missing")
-            elif chained(self._digest, row.record) != row.digest:
-                self._report.add(f"the log: record {row.seq} does not continue the chain")
-            if self._kept is not None and row.seq == self._kept.seq and row.digest != self._kept.digest:
-                self._report.add(f"the log: record {row.seq} is not the one that the head file remembers")
-            self.seq, self._digest = row.seq, row.digest
-            self._fold(row)
-
-    def _fold(self, row: LogRow) -> None:
-        self._report.records += 1
-        try:
-            record = decode(row.record)
-        except CorruptError as error:
-            self._report.add(f"the log: record {row.seq}: {error.detail}")
-            return
-        changes = Changes()
-        project(row.seq, record, changes)
-        self._counters.update(changes.counters)
-        for webhook in changes.webhooks:
-            known = self._webhooks.get(webhook.number)
-            created_ms = known.created_ms if known else webhook.created_ms
-            self._webhooks[webhook.number] = webhook._replace(created_ms=created_ms)
-        for number, fields in changes.marks:
-            if number in self._webhooks:
-                self._webhooks[number] = self._webhooks[number]._replace(**fields)  # type: ignore[arg-type]
-        self._replays.update((replay.number, replay) for replay in changes.replays)
-        if isinstance(record, DeliveriesBuried):
-            self._touches(row.seq, range(record.first // RANGE, record.last // RANGE + 1))
-        elif isinstance(record, DeliveriesMoved):
-            self._touches(row.seq, {moved.event // RANGE for moved in record.rows})
-        elif isinstance(record, AttemptRecorded) and record.promoted is not None:
-            self._touches(row.seq, {record.promoted[0] // RANGE} - {record.event // RANGE})
-
-    def _touches(self, seq: int, ranges: Iterable[int]) -> None:
-        for number in ranges:
-            self.touching[number].append(seq)
-
-    def finish(self, tail: Tail) -> None:
-        """Compare the small projections, as of the instant of the last record followed."""
-        if self._kept is not None and self._kept.seq > self.seq:
-            self._report.add(f"the log ends at {self.seq}, but the head file remembers record {self._kept.seq}")
-        webhooks = {row.number: row for row in tail.webhooks}
-        for number in sorted(self._webhooks.keys() | webhooks.keys()):
-            stored = webhooks.get(number)
-            if not _same_webhook(stored, self._webhooks.get(number)):
-                self._report.add(f"webhook {number}: its row is not what the log says")
-        expected = {key: n for key, n in self._counters.items() if n}
-        stored_counters = {key: n for key, n in tail.counters.items() if n}
-        for key in sorted(expected.keys() | stored_counters.keys()):
-            if expected.get(key, 0) != stored_counters.get(key, 0):
-                self._report.add(f"counter {key}: {stored_counters.get(key, 0)}, the log says {expected.get(key, 0)}")
-
-        replays = {row.number: row for row in tail.replays}
-        for number in sorted(self._replays.keys() | replays.keys()):
-            if replays.get(number) != self._replays.get(number):
-                self._report.add(f"replay {number}: its row is not what the log says")
+async def _follow(reader: Reader, chain: Chain, last: int, progress: Progress) -> Chain | None:
+    """Follow the log to its end, and compare what is small; None if it was cut meanwhile: then it is begun anew."""
+    while page := await reader.log(chain.seq, PAGE):
+        if await _was_cut(reader, chain, page):
+            return None
+        chain.follow(page)
+        progress(chain.seq, 2 * max(last, chain.seq))
+        if len(page) < PAGE:
+            break
+    tail = await reader.tail(chain.seq)
+    if await _was_cut(reader, chain, tail.log):
+        return None
+    chain.follow(tail.log)
+    chain.finish(tail)
+    _check_secrets(chain.report, tail.webhooks, await reader.webhooks())
+    return chain
 
 
-def _same_webhook(stored: WebhookRow | None, expected: WebhookRow | None) -> bool:
-    """Compare two rows; an earlier release wrote settings without the fields that are new since."""
-    if stored is None or expected is None:
-        return stored is expected
-    try:
-        same = settings_of(stored) == settings_of(expected)
-    except CorruptError:
+async def _was_cut(reader: Reader, chain: Chain, rows: Sequence[LogRow]) -> bool:
+    """Say whether records are missing, but since somebody prunes."""
+    if not rows or rows[-1].seq - chain.seq == len(rows):
         return False
-    return same and stored._replace(settings=b"") == expected._replace(settings=b"")
+    return (await beginning(reader)).seq > chain.seq
+
+
+async def _ranges(reader: Reader, chain: Chain) -> AsyncIterator[int]:
+    """Yield the ranges of events; of those that the log was cut behind, only the ones of which something is left."""
+    number = 0
+    while number <= chain.seq // chaining.RANGE:
+        if (number + 1) * chaining.RANGE <= chain.floor:
+            at = bisect_left(chain.vouched, number)
+            stored = await reader.next_stored(number * chaining.RANGE - 1)
+            following = [*chain.vouched[at : at + 1], *([] if stored is None else [stored // chaining.RANGE])]
+            number = max(number, min([*following, chain.floor // chaining.RANGE]))
+        yield number
+        number += 1
 
 
 def _check_secrets(
@@ -176,46 +101,81 @@ def _check_secrets(
             report.add(f"the credentials of webhook {row.number} are missing or not those that were set")
 
 
-async def _check_range(reader: Reader, report: Report, found: Slice, touching: Sequence[int], number: int) -> None:
+async def _check_range(reader: Reader, report: Report, chain: Chain, found: Slice, number: int) -> None:
     """Compare what is stored about the events of a range with the fold of their records."""
-    own = [row for row in found.log if (row.subject or row.seq) // RANGE == number]
-    changes = Changes()
-    expected: dict[tuple[int, int], Delivery] = {}
-    accepted: dict[int, EventAccepted] = {}
-    for start in range(0, len(touching), PAGE):
-        own += await reader.records(touching[start : start + PAGE])
-    for seq, record in _readable(own):
-        if isinstance(record, EventAccepted):
-            if seq // RANGE != number:
-                continue
-            accepted[seq] = record
-        made = Changes()
-        project(seq, record, made)
-        _apply(expected, made, number)
-        changes.events += made.events
-        changes.keys += made.keys
-    _compare(report, "event", set(changes.events), set(found.events))
-    _compare(report, "delivery", set(expected.values()), set(found.deliveries))
+    expected = _Expected(number, chain.floor)
+    for row, record in _readable(found.log):
+        expected.fold(row.seq, record)
+    _compare(report, "event", set(expected.events), set(found.events))
+    _compare(report, "delivery", set(expected.deliveries.values()), set(found.deliveries))
     # A key's row may have moved on to a later event, but a row that is there must have its record.
-    _compare(report, "idempotency key", set(changes.keys) & set(found.keys), set(found.keys))
+    _compare(report, "idempotency key", expected.keys & set(found.keys), set(found.keys))
+    stored = {Kept(row.seq, sha256(row.record).digest()) for row in found.log if expected.is_kept(row.seq)}
+    for seq in sorted({one.seq for one in expected.kept ^ stored}):
+        report.add(f"the log: record {seq} is not what its checkpoint has kept")
+    report.records += len(stored)
     report.events += len(found.events)
     report.deliveries += len(found.deliveries)
-    for seq, event in accepted.items():
+    for seq, event in expected.accepted.items():
         await _check_body(reader, report, seq, event)
 
 
-def _readable(rows: Iterable[LogRow]) -> Iterator[tuple[int, Record]]:
+class _Expected:
+    """What the records say that a range of events should have."""
+
+    def __init__(self, number: int, floor: int) -> None:
+        self.events: list[EventRow] = []
+        self.deliveries: dict[tuple[int, int], Delivery] = {}
+        self.keys: set[KeyRow] = set()
+        self.kept: set[Kept] = set()
+        self.accepted: dict[int, EventAccepted] = {}
+        self._span = range(number * chaining.RANGE, (number + 1) * chaining.RANGE)
+        self._floor = floor
+
+    def is_kept(self, seq: int) -> bool:
+        """Say whether the record with that seq is of this range, and of those that a checkpoint must have kept."""
+        return seq <= self._floor and seq in self._span
+
+    def fold(self, seq: int, record: Record) -> None:
+        """Apply the next record."""
+        if isinstance(record, Checkpoint):
+            self._cut(record)
+            return
+        if isinstance(record, EventAccepted):
+            if seq not in self._span:
+                return
+            self.accepted[seq] = record
+        elif seq <= self._floor:
+            return
+        made = Changes()
+        project(seq, record, made)
+        self.events += made.events
+        if seq > self._floor:
+            self.keys.update(made.keys)
+            _apply(self.deliveries, made, self._span)
+
+    def _cut(self, record: Checkpoint) -> None:
+        span = range(record.first, record.last + 1)
+        self.deliveries = {key: row for key, row in self.deliveries.items() if row.event not in span}
+        self.deliveries.update((row[:2], row) for row in record.deliveries if row.event in self._span)
+        self.keys = {row for row in self.keys if row.event not in span}
+        self.keys.update(KeyRow(key, event) for key, event in record.keys if event in self._span)
+        self.kept = {one for one in self.kept if one.seq not in span}
+        self.kept.update(one for one in record.kept if one.seq in self._span)
+
+
+def _readable(rows: Iterable[LogRow]) -> Iterator[tuple[LogRow, Record]]:
     for row in sorted(rows):
         try:
-            yield row.seq, decode(row.record)
+            yield row, decode(row.record)
         except CorruptError:
             continue  # the walk along the chain has named it
 
 
-def _apply(expected: dict[tuple[int, int], Delivery], made: Changes, number: int) -> None:
+def _apply(expected: dict[tuple[int, int], Delivery], made: Changes, events: range) -> None:
     """Fold one record's changes into the rows that a range of events is expected to have."""
     for row in (*made.deliveries, *made.moved):
-        if row.event // RANGE == number:
+        if row.event in events:
             expected[row.webhook, row.event] = row
     for outcome in made.outcomes:
         known = expected.get((outcome.webhook, outcome.event))

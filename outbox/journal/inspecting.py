@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from outbox.domain.replays import END_OF_EVENTS
 from outbox.domain.routing import Webhooks
-from outbox.journal.folding import Progress, Report, verify
+from outbox.journal.chaining import Report
+from outbox.journal.folding import Progress, verify
 from outbox.journal.ledger import load_webhooks
 from outbox.journal.listing import TOP, DeliveryPage, EventPage, Wanted, list_deliveries, list_events
 from outbox.journal.reading import EventView, Stats, event_ids, gather_stats, view_event

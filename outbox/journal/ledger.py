@@ -25,7 +25,7 @@ from outbox.domain.records import (
 from outbox.domain.routing import Webhooks
 from outbox.domain.webhooks import Conversion, Credentials, Settings, Webhook
 from outbox.journal.queues import Queues
-from outbox.store.protocol import Batch, Facts, Head, LogRow, Waiting
+from outbox.store.protocol import Batch, Cut, Facts, Head, LogRow, Waiting
 
 _T = TypeVar("_T")
 
@@ -114,6 +114,10 @@ class Ledger:
     def add_body(self, event: int, body: bytes) -> None:
         """Add the body of the event with that seq."""
         self._batch.bodies.append((event, body))
+
+    def cut(self, cut: Cut) -> None:
+        """Take records and bodies away, which a checkpoint that was appended stands for."""
+        self._batch.cut = cut
 
     def replace_webhook(self, webhook: Webhook) -> None:
         """Let the settings from here on hold `webhook` in the place of its earlier self."""

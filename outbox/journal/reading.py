@@ -8,7 +8,7 @@ from msgspec import Struct
 from outbox.domain.deliveries import EXPIRED, Delivery, Effect, State
 from outbox.domain.errors import CorruptError, NotFoundError
 from outbox.domain.ids import event_text, parse_event
-from outbox.domain.projecting import EVENTS_COUNTER, WebhookRow
+from outbox.domain.projecting import EVENTS_COUNTER, PRUNED, PRUNED_EVENTS, WebhookRow
 from outbox.domain.records import AttemptRecorded, DeliveriesBuried, DeliveriesMoved, EventAccepted, Record, decode
 from outbox.domain.webhooks import WebhookState, webhook_state
 from outbox.journal.ledger import settings_of
@@ -67,13 +67,17 @@ class WebhookStats(Struct, frozen=True):
 
 
 class Stats(Struct, frozen=True):
-    """All numbers at one glance: events, deliveries by state (held included), live webhooks, the end of the log."""
+    """All numbers at one glance: events, deliveries by state (held included), live webhooks, the end of the log.
+
+    `pruned` counts what is gone: `events`, and deliveries that were `acknowledged` and `dead`.
+    """
 
     events: int
     deliveries: dict[str, int]
     webhooks: list[WebhookStats]
     oldest_ms: int | None
     seq: int
+    pruned: dict[str, int]
 
 
 def is_held(row: WebhookRow) -> bool:
@@ -181,6 +185,10 @@ async def gather_stats(reader: Reader) -> Stats:
         webhooks=webhooks,
         oldest_ms=min((entry.oldest_ms for entry in webhooks if entry.oldest_ms is not None), default=None),
         seq=(await reader.head()).seq,
+        pruned={
+            "events": counters.get(PRUNED_EVENTS, 0),
+            **{state.word: counters.get(key, 0) for state, key in PRUNED.items()},
+        },
     )
 
 

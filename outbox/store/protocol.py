@@ -75,7 +75,7 @@ class Wants(Struct):
     Deliveries by (webhook, event), and with each that stands in a queue, this queue (those in `alone` without it);
     queues by (webhook, queue); keys; runs of unsettled deliveries by (webhook, after, limit), with their events'
     records by (webhook, after, before, limit); and those that would be the heads of the queues without one by (webhook,
-    after, limit).
+    after, limit). For a checkpoint, all deliveries of the events in `span`, and the rows of webhooks.
     """
 
     deliveries: list[tuple[int, int]] = []
@@ -85,6 +85,8 @@ class Wants(Struct):
     queues: list[tuple[int, int]] = []
     rows: list[tuple[int, int, int, int]] = []
     headless: list[tuple[int, int, int]] = []
+    span: tuple[int, int] | None = None
+    webhooks: list[int] = []
 
 
 class Facts(Struct):
@@ -97,16 +99,31 @@ class Facts(Struct):
     queues: dict[tuple[int, int], QueueFact] = {}
     rows: dict[int, UnsettledRun] = {}
     headless: dict[int, list[Delivery]] = {}
+    span: list[Delivery] = []
+    webhooks: list[WebhookRow] = []
+
+
+class Cut(NamedTuple):
+    """What a checkpoint takes away that is no projection: records and bodies of a span, but for some; and keys."""
+
+    first: int
+    last: int
+    kept: list[int]
+    keys: list[KeyRow]
 
 
 class Batch(Struct):
-    """What a commit writes: records, bodies by event, secrets by id, secrets to erase, and the projections' changes."""
+    """What a commit writes: records, bodies by event, secrets by id, secrets to erase, and the projections' changes.
+
+    With `cut`, the records and bodies of a span are taken away before.
+    """
 
     log: list[LogRow]
     changes: Changes
     bodies: list[tuple[int, bytes]]
     secrets: list[tuple[bytes, bytes]]
     erased: list[bytes]
+    cut: Cut | None = None
 
 
 class Due(NamedTuple):
@@ -270,8 +287,14 @@ class Reader(Protocol):
     async def oldest_pending(self, webhook: int, pending: int) -> int | None:
         """Return when the oldest event among a webhook's pending deliveries, some `pending`, was accepted, or None."""
 
-    async def slice(self, first: int, last: int, since: int) -> Slice:
-        """Return what log and projections say of the events `first` to `last`, and all records after `since`."""
+    async def slice(self, first: int, last: int, since: int, also: Sequence[int] = ()) -> Slice:
+        """Return what log and projections say of a range of events, with all records after `since`, and `also`."""
+
+    async def checkpoint(self) -> LogRow | None:
+        """Return the last checkpoint, None if nothing was ever pruned."""
+
+    async def next_stored(self, after: int) -> int | None:
+        """Return the seq of the first record, event or delivery's event that follows the seq `after`, or None."""
 
     async def tail(self, after: int) -> Tail:
         """Return what follows the seq `after`, with the small projections of the same instant."""
@@ -363,6 +386,9 @@ class Store(Protocol):
 
     async def rebuild(self) -> int:
         """Throw the projections away, fold them again from the log in one transaction; return the records folded."""
+
+    async def shrink(self) -> None:
+        """Give the file's free space back, in small steps between commits, where the file can."""
 
     async def reader(self) -> Reader:
         """Return a reader with a connection of its own."""

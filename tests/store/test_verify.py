@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from outbox.domain.deliveries import Effect
-from outbox.journal import folding
+from outbox.journal import chaining, folding
 from outbox.journal.folding import verify
 from tests.store.books import Books
 
@@ -13,7 +13,7 @@ from tests.store.books import Books
 @pytest.fixture
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every range be of four events, and every look be at three records."""
-    monkeypatch.setattr(folding, "RANGE", 4)
+    monkeypatch.setattr(chaining, "RANGE", 4)
     monkeypatch.setattr(folding, "PAGE", 3)
 
 

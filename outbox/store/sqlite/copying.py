@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from outbox.domain.errors import CannotStartError
+from outbox.domain.records import CHECKPOINTS, Checkpoint, decode
 from outbox.store.sqlite.connections import check_ours, migrate, translated
 from outbox.store.sqlite.drafts import Draft
 from outbox.store.sqlite.projections import fold_log
@@ -27,6 +28,7 @@ _LOG = (
     " ORDER BY seq LIMIT ? RETURNING seq"
 )
 _SIZES = "SELECT event, length(body) FROM source.body WHERE event > ? AND event <= ? ORDER BY event LIMIT ?"
+_CHECKPOINTS = "SELECT record FROM log WHERE subject = ? AND subject <> 0 ORDER BY seq"
 _BODY = "INSERT INTO main.body SELECT event, body FROM source.body WHERE event > ? AND event <= ?"
 
 
@@ -38,6 +40,7 @@ def copy_database(source: Path, draft: Draft, progress: Progress) -> int:
     try:
         with closing(sqlite3.connect(f"file:{quote(str(draft.path))}", uri=True, isolation_level=None)) as connection:
             # What is not whole has no name of its own yet, and is thrown away: it needs no journal.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA cache_size = -65536")
@@ -70,6 +73,20 @@ class _Copying:
         self._connection.execute("INSERT INTO main.secret SELECT id, material FROM source.secret")
         self._connection.execute("COMMIT")
         self._connection.execute("DETACH source")
+        self._follow_cuts()
+
+    def _follow_cuts(self) -> None:
+        """Take away what was copied before the log was cut behind it."""
+        connection, floor = self._connection, 0
+        connection.execute("CREATE TEMP TABLE kept (seq INTEGER PRIMARY KEY)")
+        for (data,) in connection.execute(_CHECKPOINTS, (CHECKPOINTS,)).fetchall():
+            record = decode(data)
+            if isinstance(record, Checkpoint):
+                connection.execute("DELETE FROM kept WHERE seq BETWEEN ? AND ?", (record.first, record.last))
+                connection.executemany("INSERT INTO kept VALUES (?)", [(row.seq,) for row in record.kept])
+                floor = record.floor
+        connection.execute("DELETE FROM log WHERE seq <= ? AND seq NOT IN (SELECT seq FROM kept)", (floor,))
+        connection.execute("DELETE FROM body WHERE event <= ? AND event NOT IN (SELECT seq FROM kept)", (floor,))
 
     def fold(self) -> int:
         (records,) = self._connection.execute("SELECT count(*) FROM log").fetchone()

@@ -25,6 +25,7 @@ from outbox.store.protocol import (
     Wants,
 )
 from outbox.store.sqlite.connections import Row, flat, groups
+from outbox.store.sqlite.reading import deliveries_of, webhooks_of
 
 _DELIVERIES = (
     "WITH wanted (w, e) AS (VALUES {}) SELECT json_group_array(json_array("
@@ -94,6 +95,10 @@ def find_facts(connection: sqlite3.Connection, wants: Wants, head: Head) -> Fact
     for webhook, after, limit in wants.headless:
         parameters = {"w": webhook, "after": after, "limit": limit}
         facts.headless[webhook] = [Delivery._make(row) for row in connection.execute(_HEADLESS, parameters)]
+    if wants.span is not None:
+        facts.span = deliveries_of(connection, wants.span)
+    if wants.webhooks:
+        facts.webhooks = webhooks_of(connection, wants.webhooks)
     return facts
 
 

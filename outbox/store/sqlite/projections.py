@@ -3,11 +3,14 @@
 import sqlite3
 from collections.abc import Callable
 
+import msgspec
+
 from outbox.domain.errors import CorruptError
-from outbox.domain.projecting import Changes, project, stands_alone
-from outbox.domain.records import chained, decode
-from outbox.store.protocol import Head
+from outbox.domain.projecting import Changes, EventRow, begin, project, stands_alone
+from outbox.domain.records import Checkpoint, EventAccepted, chained, decode
+from outbox.store.protocol import Cut, Head
 from outbox.store.sqlite.connections import insert
+from outbox.store.sqlite.reading import last_checkpoint
 
 PROJECTIONS = ("event", "delivery", "webhook", "idempotency", "counter", "replay")
 
@@ -24,7 +27,7 @@ def fold_log(
     """
     for table in PROJECTIONS:
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
-    folded, end = 0, Head()
+    folded, end = 0, _begin(connection)
     while page := _log_page(connection, end.seq):
         if strictly:
             _check_chain(end, page)
@@ -32,7 +35,50 @@ def fold_log(
         folded += len(page)
         end = Head(page[-1][0], page[-1][2])
         progress(folded)
+    if last_checkpoint(connection) is not None:
+        # Those of events that a checkpoint has kept, and a later one has not.
+        connection.execute("DELETE FROM idempotency WHERE NOT EXISTS (SELECT 1 FROM event WHERE seq = event)")
     return folded
+
+
+def _begin(connection: sqlite3.Connection) -> Head:
+    """Write the rows of events that were kept when the log was cut; return where the chain begins."""
+    row = last_checkpoint(connection)
+    if row is None:
+        return Head()
+    checkpoint = decode(row.record)
+    if not isinstance(checkpoint, Checkpoint):
+        msg = f"the record {row.seq} is not the checkpoint that it should be"
+        raise CorruptError(msg)
+    last = 0
+    while page := [kept for kept in _log_page(connection, last) if kept[0] <= checkpoint.floor]:
+        changes = Changes()
+        for seq, data, _ in page:
+            record = decode(data)
+            if isinstance(record, EventAccepted):
+                changes.events.append(EventRow(seq, record.id, record.kind, record.instance, record.at_ms))
+        write_changes(connection, changes)
+        last = page[-1][0]
+    return Head(checkpoint.floor, checkpoint.chain)
+
+
+def take_away(connection: sqlite3.Connection, cut: Cut) -> None:
+    """Delete the records, bodies and idempotency keys that a checkpoint does not keep."""
+    span = (cut.first, cut.last, msgspec.json.encode(cut.kept).decode())
+    for table, column in (("log", "seq"), ("body", "event")):
+        connection.execute(_TAKE_AWAY.format(table, column), span)
+    connection.executemany("DELETE FROM idempotency WHERE key = ? AND event = ?", cut.keys)
+
+
+def _cut(connection: sqlite3.Connection, record: Checkpoint) -> None:
+    """Delete the rows of a checkpoint's events, and write those that it keeps, as they were when it was recorded."""
+    span = (record.first, record.last)
+    kept = msgspec.json.encode([row.seq for row in record.kept]).decode()
+    connection.execute(_TAKE_AWAY.format("event", "seq"), (*span, kept))
+    connection.execute(_CUT, span)
+    connection.execute("DELETE FROM replay WHERE number BETWEEN ? AND ?", span)
+    insert(connection, _DELIVERY, record.deliveries, _MOVED)
+    insert(connection, "INSERT OR REPLACE INTO idempotency (key, event) VALUES", record.keys, blobs=(0,))
 
 
 def _log_page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes, bytes]]:
@@ -59,6 +105,8 @@ def _fold(connection: sqlite3.Connection, page: list[tuple[int, bytes, bytes]]) 
             write_changes(connection, changes)
             changes = Changes()
         project(seq, record, changes)
+        if isinstance(record, Checkpoint):
+            begin(record, changes)
         if alone:
             write_changes(connection, changes)
             changes = Changes()
@@ -76,6 +124,10 @@ def write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
     insert(connection, _DELIVERY, changes.moved, _MOVED)
     for row in changes.webhooks:
         connection.execute(_WEBHOOK, row)
+    for row in changes.carried:
+        connection.execute(_CARRIED, row)
+    for record in changes.checkpoints:
+        _cut(connection, record)
     for number, fields in changes.marks:
         assigned = ", ".join(f"{name} = ?" for name in fields)
         connection.execute(f"UPDATE webhook SET {assigned} WHERE number = ?", (*fields.values(), number))  # noqa: S608
@@ -100,6 +152,14 @@ _WEBHOOK = (
     " secret = excluded.secret, fingerprint = excluded.fingerprint, updated_ms = excluded.updated_ms,"
     " suspended_ms = excluded.suspended_ms, held = excluded.held, opened_ms = excluded.opened_ms,"
     " phase = excluded.phase, position = excluded.position, until = excluded.until"
+)
+_CARRIED = f"INSERT OR REPLACE {_WEBHOOK.removeprefix('INSERT').partition(' ON CONFLICT')[0]}"
+_TAKE_AWAY = "DELETE FROM {0} WHERE {1} BETWEEN ? AND ? AND {1} NOT IN (SELECT value FROM json_each(?))"
+# The key leads with the webhook: the webhooks are looked up one after the other.
+_CUT = (
+    "WITH RECURSIVE hooks (n) AS (SELECT min(webhook) FROM delivery UNION ALL"
+    " SELECT (SELECT min(webhook) FROM delivery WHERE webhook > n) FROM hooks WHERE n IS NOT NULL)"
+    " DELETE FROM delivery WHERE webhook IN (SELECT n FROM hooks) AND event BETWEEN ? AND ?"
 )
 _REPLAY = (
     "INSERT OR REPLACE INTO replay (number, webhook, event, replayed, skipped, next_ms, updated_ms, finished) VALUES"

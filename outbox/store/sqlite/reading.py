@@ -10,6 +10,7 @@ import msgspec
 from outbox.domain.deliveries import Delivery
 from outbox.domain.errors import DamagedFileError, OutboxError
 from outbox.domain.projecting import EventRow, KeyRow, WebhookRow
+from outbox.domain.records import CHECKPOINTS
 from outbox.store.protocol import (
     END_OF_TIME_MS,
     Aged,
@@ -36,10 +37,11 @@ _WANTED = (
     "WITH wanted (w, e) AS (VALUES {}) SELECT webhook, event, state, due_ms, attempts, charged, queue, since_ms"
     " FROM wanted CROSS JOIN delivery ON webhook = w AND event = e"
 )
-_WEBHOOK = (
+_WEBHOOKS = (
     "SELECT number, scope, instance, name, settings, source, secret, fingerprint, created_ms, updated_ms, deleted_ms,"
-    " suspended_ms, held, opened_ms, phase, position, until FROM webhook ORDER BY number"
+    " suspended_ms, held, opened_ms, phase, position, until FROM webhook"
 )
+_WEBHOOK = f"{_WEBHOOKS} ORDER BY number"
 _OLDEST = (
     "SELECT accepted_ms FROM event WHERE seq = (SELECT min(event) FROM delivery {} WHERE webhook = ? AND state = 0)"
 )
@@ -54,8 +56,23 @@ _NEXT_DUE = "SELECT min(due_ms) FROM delivery WHERE webhook = ? AND state = 0 AN
 _EVENTS = "SELECT seq, id, kind, instance, accepted_ms FROM event WHERE seq BETWEEN ? AND ?"
 _KEYS = "SELECT key, event FROM idempotency WHERE event BETWEEN ? AND ?"
 _LOG_SLICE = (
-    f"{_LOG} WHERE seq BETWEEN ? AND ? UNION {_LOG} WHERE subject <> 0 AND subject BETWEEN ? AND ?"
-    f" UNION {_LOG} WHERE seq > ?"
+    f"{_LOG} WHERE seq BETWEEN ? AND ? UNION {_LOG} WHERE subject <> 0 AND subject BETWEEN ? AND ?"  # noqa: S608 - ours
+    f" UNION {_LOG} WHERE seq > ? UNION {_LOG} WHERE seq IN (SELECT value FROM json_each(?))"
+)
+# The deliveries' key leads with the webhook, so each one's run of events is looked up by itself.
+_HOOKS = (
+    "WITH RECURSIVE hooks (n) AS (SELECT min(webhook) FROM delivery UNION ALL"
+    " SELECT (SELECT min(webhook) FROM delivery WHERE webhook > n) FROM hooks WHERE n IS NOT NULL)"
+)
+_SPAN = (
+    f"{_HOOKS} SELECT webhook, event, state, due_ms, attempts, charged, queue, since_ms"  # noqa: S608 - our own words
+    " FROM hooks CROSS JOIN delivery ON webhook = n AND event BETWEEN ? AND ?"
+)
+_CHECKPOINT = f"{_LOG} WHERE subject = ? AND subject <> 0 ORDER BY seq DESC LIMIT 1"
+_NEXT_STORED = (
+    f"{_HOOKS} SELECT min(seq) FROM (SELECT min(seq) AS seq FROM log WHERE seq > ?"  # noqa: S608 - ours
+    " UNION ALL SELECT min(seq) FROM event WHERE seq > ?"
+    " UNION ALL SELECT (SELECT min(event) FROM delivery WHERE webhook = n AND event > ?) FROM hooks)"
 )
 # CROSS JOIN keeps the index of due deliveries as the outer loop.
 _DUE = (
@@ -86,6 +103,12 @@ def read_head(connection: sqlite3.Connection) -> Head:
     """Return the end of the log."""
     row = connection.execute("SELECT seq, digest FROM log ORDER BY seq DESC LIMIT 1").fetchone()
     return Head(*row) if row else Head()
+
+
+def last_checkpoint(connection: sqlite3.Connection) -> LogRow | None:
+    """Return the last checkpoint, None if nothing was ever pruned."""
+    row = connection.execute(_CHECKPOINT, (CHECKPOINTS,)).fetchone()
+    return LogRow._make(row) if row else None
 
 
 class SqliteReader:
@@ -165,9 +188,17 @@ class SqliteReader:
         way = "INDEXED BY delivery_due" if pending <= _FEW_PENDING else "NOT INDEXED"
         return await self._run(_scalar, _OLDEST.format(way), (webhook,))
 
-    async def slice(self, first: int, last: int, since: int) -> Slice:
+    async def slice(self, first: int, last: int, since: int, also: Sequence[int] = ()) -> Slice:
         """See `Reader.slice`."""
-        return await self._run(_slice, (first, last), since)
+        return await self._run(_slice, (first, last), since, also)
+
+    async def checkpoint(self) -> LogRow | None:
+        """See `Reader.checkpoint`."""
+        return await self._run(last_checkpoint)
+
+    async def next_stored(self, after: int) -> int | None:
+        """See `Reader.next_stored`."""
+        return await self._run(_scalar, _NEXT_STORED, (after, after, after))
 
     async def tail(self, after: int) -> Tail:
         """See `Reader.tail`."""
@@ -247,7 +278,7 @@ class SqliteReader:
         await self._hopper.aclose()
 
 
-def _log(connection: sqlite3.Connection, query: str, parameters: Sequence[int]) -> list[LogRow]:
+def _log(connection: sqlite3.Connection, query: str, parameters: Sequence[object]) -> list[LogRow]:
     return [LogRow._make(row) for row in connection.execute(query, parameters)]
 
 
@@ -301,25 +332,28 @@ def _webhooks(connection: sqlite3.Connection) -> tuple[list[WebhookRow], dict[by
         connection.execute("ROLLBACK")
 
 
+def webhooks_of(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[WebhookRow]:
+    """Return the rows of some webhooks."""
+    query = f"{_WEBHOOKS} WHERE number IN ({groups(len(numbers))})"
+    return [WebhookRow._make(row) for row in connection.execute(query, numbers)]
+
+
+def deliveries_of(connection: sqlite3.Connection, span: tuple[int, int]) -> list[Delivery]:
+    """Return all deliveries of the events of a span."""
+    return [Delivery._make(row) for row in connection.execute(_SPAN, span)]
+
+
 def _counters(connection: sqlite3.Connection) -> dict[tuple[int, int], int]:
     return {(webhook, state): n for webhook, state, n in connection.execute("SELECT webhook, state, n FROM counter")}
 
 
-def _slice(connection: sqlite3.Connection, span: tuple[int, int], since: int) -> Slice:
+def _slice(connection: sqlite3.Connection, span: tuple[int, int], since: int, also: Sequence[int]) -> Slice:
     connection.execute("BEGIN")
     try:
-        # The deliveries' key leads with the webhook, so each one's run of events is looked up by itself.
-        numbers = [number for (number,) in connection.execute("SELECT number FROM webhook")]
         return Slice(
-            log=_log(connection, _LOG_SLICE, (*span, *span, since)),
+            log=_log(connection, _LOG_SLICE, (*span, *span, since, msgspec.json.encode(also).decode())),
             events=[EventRow._make(row) for row in connection.execute(_EVENTS, span)],
-            deliveries=[
-                Delivery._make(row)
-                for number in numbers
-                for row in connection.execute(
-                    f"{_DELIVERY} WHERE webhook = ? AND event BETWEEN ? AND ?", (number, *span)
-                )
-            ],
+            deliveries=deliveries_of(connection, span),
             keys=[KeyRow._make(row) for row in connection.execute(_KEYS, span)],
         )
     finally:

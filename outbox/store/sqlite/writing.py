@@ -22,11 +22,12 @@ from outbox.store.sqlite.connections import (
 )
 from outbox.store.sqlite.facts import find_facts
 from outbox.store.sqlite.files import FileLock, HeadFile
-from outbox.store.sqlite.projections import fold_log, write_changes
+from outbox.store.sqlite.projections import fold_log, take_away, write_changes
 from outbox.store.sqlite.reading import SqliteReader, open_reader, read_head
 
 _HEAD_INTERVAL_S = 1.0
 _PAGE_BYTES = 4096
+_SHRUNK_PAGES = 64
 
 _log = structlog.get_logger("store")
 
@@ -131,6 +132,11 @@ class SqliteStore:
         self._checkpoints.look()
         return folded
 
+    async def shrink(self) -> None:
+        """See `Store.shrink`."""
+        while await self._writer.run(self._shrink):
+            self._checkpoints.look()
+
     async def reader(self) -> SqliteReader:
         """Return a reader with a read-only connection of its own."""
         return await open_reader(self.path, self._opener, self._doubt)
@@ -174,11 +180,7 @@ class SqliteStore:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(connection)
-            if in_doubt(error):
-                # After a failed sync the kernel may drop the pages and call them clean: asking again would lie.
-                msg = f"a commit's outcome is unknown ({error}): the disk fails"
-                raise OutcomeUnknownError(msg) from error
-            raise translated(error) from error
+            raise _doubted(error) from error
 
     def _prove(self, connection: sqlite3.Connection) -> None:
         try:
@@ -189,6 +191,21 @@ class SqliteStore:
             _roll_back(connection)
             raise translated(error) from error
         self._end(connection)
+
+    def _shrink(self, connection: sqlite3.Connection) -> bool:
+        """Give some free pages back; say whether it may go on."""
+        (before,) = connection.execute("PRAGMA freelist_count").fetchone()
+        if not before:
+            return False
+        try:
+            # As a script, since the pragma takes a step for each page, and execute() takes one only.
+            connection.executescript(f"BEGIN IMMEDIATE; PRAGMA incremental_vacuum({_SHRUNK_PAGES}); COMMIT")
+        except sqlite3.Error as error:
+            _roll_back(connection)
+            raise _doubted(error) from error
+        (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+        self._checkpoints.wrote(2 * (before - left))
+        return bool(0 < left < before)
 
     def _rebuild(self, connection: sqlite3.Connection) -> int:
         self._known = None
@@ -207,6 +224,14 @@ class SqliteStore:
         return folded
 
 
+def _doubted(error: sqlite3.Error) -> OutboxError:
+    """Return what a failed commit means."""
+    if in_doubt(error):
+        # After a failed sync the kernel may drop the pages and call them clean: asking again would lie.
+        return OutcomeUnknownError(f"a commit's outcome is unknown ({error}): the disk fails")
+    return translated(error)
+
+
 def _roll_back(connection: sqlite3.Connection) -> None:
     # Some errors have rolled back already; asking twice is an error of its own.
     if connection.in_transaction:
@@ -221,6 +246,8 @@ def _frames(batch: Batch) -> int:
 
 
 def _write(connection: sqlite3.Connection, batch: Batch) -> None:
+    if batch.cut is not None:
+        take_away(connection, batch.cut)
     insert(connection, "INSERT INTO log (seq, subject, record, digest) VALUES", batch.log, blobs=(2, 3))
     insert_bodies(connection, batch.bodies)
     insert(connection, "INSERT INTO secret (id, material) VALUES", batch.secrets, blobs=(0, 1))

@@ -22,6 +22,7 @@ from outbox.domain.projecting import (
 from outbox.domain.records import (
     AttemptRecorded,
     BreakerMoved,
+    Checkpoint,
     DeliveriesBuried,
     DeliveriesMoved,
     EventAccepted,
@@ -30,6 +31,7 @@ from outbox.domain.records import (
     Record,
     ReplayAdvanced,
     ReplayRequested,
+    WebhookCarried,
     WebhookDeleted,
     WebhookSet,
     WebhookSuspended,
@@ -241,7 +243,7 @@ def test_a_mark_changes_fields_of_a_webhooks_row(record: Record, fields: dict[st
 def test_only_rows_that_others_change_too_stand_alone() -> None:
     """What is applied after all outcomes of a page, or keeps a row's creation, is not mixed with what comes before."""
     alone = {kind for kind in get_args(Record) if stands_alone(kind(*[None] * len(kind.__struct_fields__)))}
-    assert alone == {DeliveriesBuried, DeliveriesMoved, WebhookSet}
+    assert alone == {Checkpoint, DeliveriesBuried, DeliveriesMoved, WebhookCarried, WebhookSet}
 
 
 def test_a_replay_is_a_row_that_says_how_far_it_has_come() -> None:

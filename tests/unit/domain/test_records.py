@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from outbox.domain import records
 from outbox.domain.deliveries import Effect
 from outbox.domain.errors import CorruptError
-from outbox.domain.records import GENESIS, Record, chained, decode, encode, subject
+from outbox.domain.records import CHECKPOINTS, GENESIS, Record, chained, decode, encode, subject
 from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import Settings
 
@@ -209,6 +209,8 @@ def test_another_record_gives_another_digest(previous: bytes, one: bytes, other:
         ("OrderConverted", {"webhook": 3}, -3),
         ("ReplayRequested", {}, 0),
         ("ReplayAdvanced", {"replay": 4, "webhook": 3, "event": 5}, -4),
+        ("Checkpoint", {"first": 1, "last": 9}, CHECKPOINTS),
+        ("WebhookCarried", {"webhook": 3}, -3),
     ],
 )
 def test_a_record_is_about_an_event_or_a_webhook_or_a_replay(name: str, fields: dict[str, int], about: int) -> None:
