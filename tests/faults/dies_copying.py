@@ -1,9 +1,10 @@
-"""Backup and restore, killed as they begin their first call on the disk, then their second, and so on.
+"""Backup, restore and upgrade, killed as they begin their first call on the disk, then their second, and so on.
 
-    python -m tests.faults.dies_copying backup|restore|damaged
+    python -m tests.faults.dies_copying backup|restore|damaged|upgrade
 
 Run with the disk preloaded. After each death there is no file that looks whole and is not: a backup that has its name
-verifies, and the database is the one that was there, or the restored one. Prints its findings as JSON.
+verifies, and the database is the one that was there, or the restored one. A file that is brought up to date has one
+of the schemas on the way, whole. Prints its findings as JSON.
 """
 
 import asyncio
@@ -11,17 +12,22 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct, to_builtins
 
 from outbox.domain.errors import CannotStartError, CorruptError
 from outbox.inspecting import open_inspector
+from outbox.store.sqlite import open_store
 from outbox.upkeep import back_up, restore
 from tests.faults.disk import Lever, Trouble
 from tests.faults.dying import CHANGING
 from tests.store.earlier import SCRIPTS, make_earlier
+
+_SCHEMA = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
 
 
 class Findings(Struct):
@@ -53,8 +59,21 @@ async def work(what: str, folder: Path) -> None:
     """Do it once."""
     if what == "backup":
         await back_up(folder / "outbox.db", folder / "copy.db", nothing)
+    elif what == "upgrade":
+        await (await open_store(folder / "outbox.db")).aclose()
     else:
         await restore(folder.parent / "backup.db", folder / "outbox.db", f"replaced-{os.getpid()}", nothing)
+
+
+def schemas(path: Path) -> int | None:
+    """Return the version of a file's schema, None if it has not the tables and indexes of that version."""
+    with closing(sqlite3.connect(path)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        found = connection.execute(_SCHEMA).fetchall()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for script in SCRIPTS[:version]:
+            connection.executescript(script.read_text())
+        return int(version) if connection.execute(_SCHEMA).fetchall() == found else None
 
 
 async def look(what: str, folder: Path, old: int, new: int, findings: Findings) -> None:
@@ -62,6 +81,15 @@ async def look(what: str, folder: Path, old: int, new: int, findings: Findings) 
     name = "copy.db" if what == "backup" else "outbox.db"
     if not (folder / name).exists():
         findings.none += 1
+        return
+    if what == "upgrade":
+        version = schemas(folder / name)
+        if version is None:
+            findings.faults.append(f"death {findings.deaths}: a schema half made")
+        elif version < len(SCRIPTS):
+            findings.old += 1
+        else:
+            findings.new += 1
         return
     found = await records(folder / name)
     if found == new:
@@ -111,6 +139,9 @@ def prepare(what: str, beside: Path) -> tuple[int, int]:
         return -1, new
     new = asyncio.run(records(beside / "backup.db"))
     assert isinstance(new, int)
+    if what == "upgrade":
+        make_earlier(beside / "old.db", 1, 1_700_000_000_000, "http://127.0.0.1:9")
+        return new, new
     if what == "damaged":
         (beside / "old.db").write_bytes(b"no database " * 1000)
         (beside / "old.db-wal").write_bytes(b"no log " * 1000)

@@ -11,9 +11,9 @@ from tests.faults.disk import Disk
 from tests.harness import ROOT
 
 
-@pytest.mark.parametrize("what", ["backup", "restore", "damaged"])
+@pytest.mark.parametrize("what", ["backup", "restore", "damaged", "upgrade"])
 async def test_killed_at_any_call_it_leaves_nothing_that_only_looks_whole(what: str, tmp_path: Path) -> None:
-    """A backup has its name once it is whole; a restore has happened or not, and can be done again."""
+    """A backup has its name once it is whole; a restore, or a migration, has happened or not, and can be done again."""
     (tmp_path / "disk").mkdir()
     disk = Disk(tmp_path / "disk", tmp_path)
     process = await asyncio.create_subprocess_exec(

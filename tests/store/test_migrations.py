@@ -7,7 +7,7 @@ import pytest
 from outbox.domain.errors import CannotStartError
 from outbox.inspecting import Wanted, open_inspector, rebuild_database
 from outbox.journal.ledger import load_webhooks
-from outbox.store.sqlite import open_reader, open_store
+from outbox.store.sqlite import connections, open_reader, open_store
 from tests.harness import Receiver, running
 from tests.store.earlier import OFF, SCRIPTS, make_earlier
 
@@ -92,6 +92,35 @@ async def test_a_file_that_no_writer_has_brought_up_to_date_is_not_read(tmp_path
     with pytest.raises(CannotStartError, match=r"written by an earlier release .* start the service once"):
         await open_reader(path)
     assert schema(path)[0] == earlier
+
+
+@EARLIER
+async def test_a_migration_that_fails_leaves_the_schema_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: int
+) -> None:
+    """Whatever it had done is taken back; what came before it stays done, and a mended one goes on from there."""
+    path, scripts = tmp_path / "old.db", tmp_path / "scripts"
+    make_earlier(path, earlier, now_ms(), "http://127.0.0.1:9")
+    scripts.mkdir()
+    for script in SCRIPTS:
+        (scripts / script.name).write_text(script.read_text())
+    failing = scripts / SCRIPTS[-1].name
+    failing.write_text(f"{failing.read_text()}\nDELETE FROM delivery;\nINSERT INTO nowhere VALUES (1);\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(connections, "_MIGRATIONS", scripts)
+        with pytest.raises(CannotStartError, match="nowhere"):
+            await open_store(path)
+    version, found = schema(path)
+    assert version == len(SCRIPTS) - 1
+    with sqlite3.connect(":memory:") as connection:
+        for script in SCRIPTS[:version]:
+            connection.executescript(script.read_text())
+        assert found == set(connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema").fetchall())
+    connection.close()
+    await (await open_store(path)).aclose()
+    async with open_inspector(path) as inspector:
+        report = await inspector.verify(lambda _done, _all: None)
+    assert (report.problems, report.events, report.deliveries) == ([], 6, 7)
 
 
 async def test_a_file_of_a_later_release_is_neither_read_nor_written(tmp_path: Path) -> None:
