@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 
-from outbox.domain.errors import BusyError, NotFoundError, OutcomeUnknownError
+from outbox.domain.errors import BusyError, ConflictError, InvalidError, NotFoundError, OutcomeUnknownError
 from tests.world.life import DownError
 from tests.world.plans import Plan, draw
 from tests.world.playing import play
@@ -88,6 +88,35 @@ class Chaos:
                 return
             await self._world.sleep(waited_s * self._rng.random())
         self._world.note("a producer gives up")
+
+    async def replay(self, instance: str, rate: float | None, wanted: dict[str, Any]) -> None:
+        """Replay what matches, of one webhook or of all ("-")."""
+        world = self._world
+        numbers = world.fetch("SELECT number FROM webhook WHERE instance = ? AND deleted_ms IS NULL", instance)
+        if numbers:
+            wanted = {**wanted, "webhook": numbers[0][0]}
+        await self._try_replay(lambda: world.replay(rate, **wanted))
+
+    async def replay_one(self, which: float, acknowledged: bool) -> None:  # noqa: FBT001
+        """Replay one delivery, whatever has become of it."""
+        world = self._world
+        found = world.fetch("SELECT event, webhook FROM delivery ORDER BY event, webhook")
+        if found:
+            event, webhook = found[int(which * len(found))]
+            await self._try_replay(lambda: world.replay_one(event, webhook, acknowledged=acknowledged))
+
+    async def cancel_replay(self, which: float) -> None:
+        """End one of the replays that were ever asked for."""
+        world = self._world
+        found = world.fetch("SELECT number FROM replay ORDER BY number")
+        if found:
+            await self._try_replay(lambda: world.cancel_replay(found[int(which * len(found))][0]))
+
+    async def _try_replay(self, request: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await self._insist(request, repeatable=False)
+        except (ConflictError, InvalidError, NotFoundError) as error:
+            self._world.note("the replay is refused: %s", error)
 
     async def turn(self, receiver: str, behaviour: Behaviour) -> None:
         """Change what a receiver does."""

@@ -30,6 +30,7 @@ _PROJECTIONS = {
     "webhook": "webhook",
     "idempotency": "idempotency",
     "counter": "counter WHERE n <> 0",
+    "replay": "replay",
 }
 """The tables that can be rebuilt, and what of them counts."""
 
@@ -38,7 +39,11 @@ _EVENT = "SELECT seq FROM event WHERE id = ?"
 _DELIVERY = (
     "SELECT state, attempts, queue, phase FROM delivery JOIN webhook ON number = webhook WHERE number = ? AND event = ?"
 )
-_EARLIER = "SELECT event FROM delivery WHERE webhook = ? AND queue = ? AND event < ? AND state < 2"
+# One that was replayed has joined its queue later than its event says: it waits behind the head of that time.
+_EARLIER = (
+    "SELECT event FROM delivery JOIN event ON seq = event"
+    " WHERE webhook = ? AND queue = ? AND event < ? AND state < 2 AND since_ms = accepted_ms"
+)
 
 
 def check_post(world: "World", post: Sighting, life: "Life") -> None:

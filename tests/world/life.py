@@ -54,7 +54,7 @@ class Life:
         self._carrier = carrier
         self._over = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._callers: set[anyio.CancelScope] = set()
+        self._callers: dict[anyio.CancelScope, None] = {}  # in order: a set goes by addresses
         self._thaw: Callable[[], None] = lambda: None
 
     @property
@@ -115,13 +115,13 @@ class Life:
         if self._engine is None or self.mortality.dead:
             raise DownError("the service is down", unasked=True)
         with anyio.CancelScope() as scope:
-            self._callers.add(scope)
+            self._callers[scope] = None
             try:
                 return await question(self._engine)
             except KilledError as error:
                 raise DownError("the service was killed meanwhile") from error
             finally:
-                self._callers.discard(scope)
+                del self._callers[scope]
         raise DownError("the service ended meanwhile")
 
     def kill(self, why: str) -> None:

@@ -54,6 +54,9 @@ class _Drawing:
             self._steps_of("webhook", 3, lambda address=address: (*address, *self._webhook(names)))  # type: ignore[misc]
         self._steps_of("delete", 1, lambda: (rng.choice(("", *INSTANCES)), rng.choice(("", "n8n"))))
         self._steps_of("post", 25, self._posting, least=3)
+        self._steps_of("replay", 2, self._replay)
+        self._steps_of("replay_one", 2, lambda: (rng.random(), rng.random() < 0.3))
+        self._steps_of("cancel_replay", 1, lambda: (rng.random(),))
         self._steps_of("turn", 8, lambda: (rng.choice(names), self._behaviour()))
         self._steps_of("kill", 2)
         self._steps_of("kill_after", 2, lambda: (rng.randint(1, 40),))
@@ -86,6 +89,7 @@ class _Drawing:
                 max_age_s=rng.choice((1800.0, 86_400.0, 604_800.0)),
             ),
             "timeout_ms": rng.choice((1000, 30_000)),
+            "idempotency_window_s": 30 * 86_400,  # which no clock here is set ahead by
             "delivery_bytes": rng.choice((1000, 256 * MIB)),
             "queue_bytes": rng.choice((3000, 256 * MIB)),
         }
@@ -109,6 +113,20 @@ class _Drawing:
         rng = self._rng
         event = (rng.choice(INSTANCES), rng.choice(KINDS), rng.choice(CHATS), rng.choice((0, 0, 0, 500, 3000)))
         return (rng.choice((1, 1, 1, 5, 20)), event, rng.random() < 0.5, rng.random() < 0.5)
+
+    def _replay(self) -> tuple[Any, ...]:
+        """Return to which instance's webhook, how many a second, and the rest of the filter."""
+        rng = self._rng
+        wanted: dict[str, Any] = {}
+        if rng.random() < 0.5:
+            wanted["instance"] = rng.choice(INSTANCES)
+        if rng.random() < 0.3:
+            wanted["kind"] = "MESSAGES_UPSERT"
+        if rng.random() < 0.3:
+            return (rng.choice(("", *INSTANCES)), rng.choice((None, 5.0)), {**wanted, "adds": True})
+        if rng.random() < 0.5:
+            wanted["state"] = rng.choice(("dead", "pending", "held", "waiting"))
+        return ("-", rng.choice((None, 1.0, 5.0)), {**wanted, "acknowledged": rng.random() < 0.3})
 
     def _behaviour(self) -> Behaviour:
         """Return a behaviour; one that asks for patience asks for so much that it is not asked too often."""

@@ -12,6 +12,8 @@ from outbox.domain.records import (
     EventAccepted,
     MovedDelivery,
     Record,
+    ReplayAdvanced,
+    ReplayRequested,
     WebhookDeleted,
     WebhookSet,
 )
@@ -20,16 +22,18 @@ _T = TypeVar("_T")
 
 
 class Account(Struct):
-    """One delivery: when it is due, its attempts in force, its state, and why it is dead if it is.
+    """One delivery: when it is due, its queue, its attempts in force, its state, and why it is dead if it is.
 
-    `converted` says that its order was changed: an attempt may have been in flight then, from before its turn.
+    `disturbed` says that its order was changed, or that it was replayed: an attempt may have been in flight then, which
+    began before it was due as it stands since.
     """
 
     due_ms: int
     state: State
+    queue: int | None = None
     attempts: list[AttemptRecorded] = field(default_factory=list)
     reason: str = ""
-    converted: bool = False
+    disturbed: bool = False
 
     def settle(self, state: State, reason: str = "") -> None:
         """Come to an end."""
@@ -37,12 +41,16 @@ class Account(Struct):
 
 
 class Told(Struct):
-    """Everything that the log says. `punctual` says that no clock was set back while it was written."""
+    """Everything that the log says. `punctual` says that no clock was set back while it was written.
+
+    `replayed` counts the deliveries that a replay, by number, has moved so far.
+    """
 
     punctual: bool
     events: dict[int, EventAccepted] = field(default_factory=dict)
     accounts: dict[tuple[int, int], Account] = field(default_factory=dict)
     webhooks: dict[int, WebhookSet] = field(default_factory=dict)
+    replayed: dict[int, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def follow(self, seq: int, record: Record) -> None:
@@ -61,16 +69,22 @@ class Told(Struct):
                 self._buried(record)
             case DeliveriesMoved():
                 problems = [problem for row in record.rows for problem in self._moved(record, row)]
+            case ReplayRequested():
+                self.replayed[seq] = 0
+            case ReplayAdvanced():
+                what = f"replay {record.replay} has moved so many:"
+                problems = _unlike(what, self.replayed[record.replay], record.replayed)
             case _:
                 pass
         self.problems += [f"record {seq}: {problem}" for problem in problems]
 
     def _accepted(self, seq: int, record: EventAccepted) -> list[str]:
         self.events[seq] = record
-        waits = {webhook: waits for webhook, _, waits in record.queued}
+        queued = {
+            webhook: (State.WAITING if waits else State.PENDING, queue) for webhook, queue, waits in record.queued
+        }
         for webhook in record.targets:
-            state = State.WAITING if waits.get(webhook) else State.PENDING
-            self.accounts[webhook, seq] = Account(record.at_ms, state)
+            self.accounts[webhook, seq] = Account(record.at_ms, *queued.get(webhook, (State.PENDING, None)))
         wanted = {
             number
             for number, webhook in self.webhooks.items()
@@ -78,10 +92,10 @@ class Told(Struct):
             and (not webhook.settings.events or record.kind in webhook.settings.events)
             and (webhook.scope == "global" or webhook.instance == record.instance)
         }
-        queued = {number for number in wanted if self.webhooks[number].settings.order != "none"}
+        ordered = {number for number in wanted if self.webhooks[number].settings.order != "none"}
         return [
             *_unlike("the event is for webhooks", wanted, set(record.targets)),
-            *_unlike("the event stands in queues of webhooks", queued, set(waits)),
+            *_unlike("the event stands in queues of webhooks", ordered, set(queued)),
         ]
 
     def _attempted(self, record: AttemptRecorded) -> list[str]:
@@ -95,7 +109,7 @@ class Told(Struct):
         )
         if not next_one:
             problems.append(f"{what} follows {len(account.attempts)} others")
-        if self.punctual and record.at_ms < account.due_ms and not account.converted:
+        if self.punctual and record.at_ms < account.due_ms and not account.disturbed:
             problems.append(f"{what} is made {account.due_ms - record.at_ms} ms before it is due")
         account.attempts.append(record)
         account.due_ms = record.due_ms
@@ -109,9 +123,20 @@ class Told(Struct):
 
     def _promoted(self, webhook: int, event: int, due_ms: int) -> list[str]:
         account = self.accounts[webhook, event]
-        problems = _unlike(f"the promoted event {event} is", State.WAITING, account.state)
+        problems = [
+            *_unlike(f"the promoted event {event} is", State.WAITING, account.state),
+            *_unlike("the promoted event is", self._first(webhook, account.queue), event),
+        ]
         account.state, account.due_ms = State.PENDING, due_ms
         return problems
+
+    def _first(self, webhook: int, queue: int | None) -> int:
+        """Return the first event that waits in a queue."""
+        return min(
+            event
+            for (number, event), account in self.accounts.items()
+            if number == webhook and account.queue == queue and account.state is State.WAITING
+        )
 
     def _buried(self, record: DeliveriesBuried) -> None:
         for (webhook, event), account in self.accounts.items():
@@ -121,9 +146,13 @@ class Told(Struct):
     def _moved(self, record: DeliveriesMoved, row: MovedDelivery) -> list[str]:
         known = self.accounts.get((record.webhook, row.event))
         problems = _unlike(f"the moved event {row.event} was", row.before, known.state if known else None)
+        if record.move is Move.PROMOTE:
+            problems += _unlike("the promoted event is", self._first(record.webhook, row.queue), row.event)
         account = known or Account(row.due_ms, row.state)
-        account.due_ms, account.state = row.due_ms, row.state
-        account.converted |= record.move is Move.CONVERT
+        account.due_ms, account.state, account.queue = row.due_ms, row.state, row.queue
+        if record.cause:
+            self.replayed[record.cause] += 1
+        account.disturbed |= record.move in {Move.CONVERT, Move.REOPEN}
         if record.move is Move.EXPIRE and row.state is State.DEAD:
             account.reason = record.reason
         self.accounts[record.webhook, row.event] = account

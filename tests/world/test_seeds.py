@@ -30,7 +30,8 @@ def test_these_stories_are_worth_telling() -> None:
     """In some of the stories each kind of trouble really happens."""
     everything = "\n".join(line for seed in range(SEEDS) for line in told(seed))
     for trouble in ("is killed by", "is killed after", "is stopped", "the wall clock", "timeout", "connection_reset",
-                    "connection_refused", ": 429", ": 503", "outcomes.refused", "in doubt", "is deleted"):  # fmt: skip
+                    "connection_refused", ": 429", ": 503", "outcomes.refused", "in doubt", "is deleted",
+                    "a replay, ", "a replay of event", "the replay is refused", "is cancelled"):  # fmt: skip
         assert trouble in everything, trouble
 
 

@@ -11,9 +11,10 @@ import msgspec
 from anyio.abc import TaskGroup
 from msgspec import Struct
 
-from outbox.domain.deliveries import State
 from outbox.domain.errors import BusyError, OutcomeUnknownError
 from outbox.domain.events import Event, read_event
+from outbox.domain.ids import delivery_text
+from outbox.domain.replays import ReplayFilter
 from outbox.domain.retrying import RETRY_AFTER_MAX_S, Answer
 from outbox.domain.webhooks import Address, Credentials, Settings
 from outbox.engine import Engine, EngineConfig
@@ -21,11 +22,12 @@ from outbox.relay.courier import Parcel
 from tests.world.checking import check_post
 from tests.world.disk import Disk
 from tests.world.history import History
-from tests.world.life import Ground, Life, root_of
+from tests.world.life import DownError, Ground, Life, root_of
 from tests.world.loop import virtual_loop, waiting
 from tests.world.receivers import UNKNOWN_HOST, Behaviour, Receiver, Up, Visit, read_parcel
 
 EPOCH_MS = 1_790_000_000_000
+SLACK_S = 300.0
 
 _T = TypeVar("_T")
 
@@ -228,6 +230,32 @@ class World:
         await self.ask(lambda engine: engine.delete_webhook(address))
         self.webhooks.pop(address, None)
 
+    # ---------------------------------------------------------------------------------------------------------- replays
+
+    async def replay(self, rate: float | None = None, **wanted: Any) -> int:
+        """Replay what matches, and return the replay's number; `wanted` are fields of a ReplayFilter.
+
+        Raises DownError, BusyError, ConflictError and InvalidError.
+        """
+        self.note("a replay, %s a second, is asked for: %s", rate or "any number", wanted)
+        replay = await self.ask(lambda engine: engine.replay(ReplayFilter(**wanted), rate))
+        return replay.row.number
+
+    async def replay_one(self, seq: int, webhook: int, *, acknowledged: bool = False) -> int:
+        """Replay the delivery of an event, by its seq, to a webhook; errors as of `replay`, and NotFoundError."""
+        self.note("a replay of event %d to webhook %d is asked for", seq, webhook)
+        found = self.fetch("SELECT id FROM event WHERE seq = ?", seq)
+        if not found:
+            raise DownError("the service is down", unasked=True)
+        name = delivery_text(found[0][0], webhook)
+        replay = await self.ask(lambda engine: engine.replay_delivery(name, acknowledged=acknowledged))
+        return replay.row.number
+
+    async def cancel_replay(self, number: int) -> None:
+        """End a replay where it is. Raises DownError and NotFoundError."""
+        self.note("replay %d is cancelled", number)
+        await self.ask(lambda engine: engine.cancel_replay(number))
+
     # -------------------------------------------------------------------------------------------------------- producers
 
     def event(self, instance: str = "loja01", kind: str = "messages.upsert", chat: str = "c1", size: int = 0) -> Posted:
@@ -273,12 +301,20 @@ class World:
 
     def unsettled(self) -> int:
         """Return the number of deliveries that have not come to their end, as of the last commit."""
+        return self._count("SELECT coalesce(sum(n), 0) FROM counter WHERE state IN (0, 1) AND webhook > 0")
+
+    def unfinished(self) -> int:
+        """Return the number of replays that are under way, as of the last commit."""
+        return self._count("SELECT count(*) FROM replay WHERE finished = 0")
+
+    def _count(self, query: str) -> int:
+        found = self.fetch(query)
+        return int(found[0][0]) if found else -1
+
+    def fetch(self, query: str, *values: object) -> list[Any]:
+        """Return what a query finds in the tables, as of the last commit; nothing while the service is down."""
         look = self.life.look
-        if look is None:
-            return -1
-        query = "SELECT coalesce(sum(n), 0) FROM counter WHERE state IN (?, ?) AND webhook > 0"
-        (count,) = look.execute(query, (int(State.PENDING), int(State.WAITING))).fetchone()
-        return int(count)
+        return [] if look is None else look.execute(query, values).fetchall()
 
     @property
     def longest_s(self) -> float:
@@ -293,10 +329,9 @@ class World:
             receiver.behaviour = Up()
         await self.ensure_up()
         self.life.mortality.hops_left = None
-        look = self.life.look
-        assert look is not None
-        rows = look.execute("SELECT scope, instance, name FROM webhook WHERE suspended_ms > 0 AND deleted_ms IS NULL")
-        suspended = rows.fetchall()
+        suspended = self.fetch(
+            "SELECT scope, instance, name FROM webhook WHERE suspended_ms > 0 AND deleted_ms IS NULL"
+        )
         for address, standing in list(self.webhooks.items()):
             if not standing.settings.get("enabled", True) or tuple(address) in suspended:
                 await self._enable(address, standing)
@@ -312,16 +347,17 @@ class World:
                 return
 
     async def settle(self, within_s: float | None = None) -> None:
-        """Wait until every delivery is settled; if that takes longer than `within_s`, something is wrong."""
+        """Wait until every delivery is settled and every replay done; longer than `within_s` is too long."""
         started_s = self.now_s
         if within_s is None:
             # What was scheduled before the clock was set back may wait until it has caught up.
-            within_s = self.longest_s + self.set_back_s + self.config.timeout_ms / 1000 + 60
+            within_s = self.longest_s + self.set_back_s + self.config.timeout_ms / 1000 + SLACK_S
         with anyio.move_on_after(within_s):
-            while self.unsettled():
+            while self.unsettled() or self.unfinished():
                 await self.ask(lambda engine: engine.followers.next_commit().wait())
             self.note("all is settled after %.3f s", self.now_s - started_s)
             return
-        self.violate(f"{self.unsettled()} deliveries are still unsettled after {within_s:.0f} s in which all was well")
+        left = f"{self.unsettled()} deliveries are still unsettled, {self.unfinished()} replays unfinished"
+        self.violate(f"{left}, after {within_s:.0f} s in which all was well")
         self.note("these wait:\n%s", "\n".join(waiting()))
         await anyio.lowlevel.checkpoint()
