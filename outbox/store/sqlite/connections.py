@@ -128,8 +128,10 @@ def _configure_writer(connection: sqlite3.Connection) -> None:
     if tables and application != APPLICATION_ID:
         msg = "the file is a database of something else"
         raise CannotStartError(msg)
-    # Of a new file only: space is given back in small steps, where a whole VACUUM would hold everybody up.
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if not tables:
+        # Space is given back in small steps, where a whole VACUUM would hold everybody up. To a file that is not new
+        # this would be a write that achieves nothing, and on a full disk no start.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     # Checkpoints are run between commits, never inside one.
