@@ -3,6 +3,7 @@
 import rich_click as click
 
 from app.commands.copying import backup, restore
+from app.commands.exporting import export
 from app.commands.following import log, tail
 from app.commands.keeping import rebuild, settings_command, verify
 from app.commands.listing import deliveries, events, webhooks
@@ -20,7 +21,7 @@ def main() -> None:
 
 for _command in (
     stats, events, deliveries, show, tail, log, webhooks, settings_command, replay, verify, rebuild, prune, backup,
-    restore,
+    restore, export,
 ):  # fmt: skip
     main.add_command(_command)
 

@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 from app.settings import MASK
 from outbox.domain.bodies import masked
 from outbox.domain.ids import body_digest, delivery_text, event_text
-from outbox.domain.records import AttemptRecorded
+from outbox.domain.records import AttemptRecorded, EventAccepted
 from outbox.domain.webhooks import WebhookState
 from outbox.inspecting import EventView, Stats, state_word
 
@@ -108,9 +108,6 @@ def breaker_word(opened_ms: int) -> Breaker:
 def show_event(view: EventView) -> EventOut:
     """Return an event with its deliveries and attempts."""
     accepted = view.accepted
-    payload = None
-    if view.body is not None and body_digest(view.body) == accepted.digest:
-        payload = Raw(masked(view.body, _MASKED_MEMBERS, f'"{MASK}"'.encode()))
     return EventOut(
         id=event_text(accepted.id),
         seq=view.seq,
@@ -118,7 +115,7 @@ def show_event(view: EventView) -> EventOut:
         instance=accepted.instance or None,
         accepted_at=rfc3339(accepted.at_ms),
         bytes=accepted.size,
-        payload=payload,
+        payload=show_payload(accepted, view.body),
         deliveries=[
             EventDeliveryOut(
                 id=delivery_text(accepted.id, delivery.webhook),
@@ -133,6 +130,13 @@ def show_event(view: EventView) -> EventOut:
         ],
         attempts=[_show_attempt(attempt) for attempt in view.attempts],
     )
+
+
+def show_payload(accepted: EventAccepted, body: bytes | None) -> Raw | None:
+    """Return the body of an event with its secrets masked; None if it is gone, or not the one that was accepted."""
+    if body is None or body_digest(body) != accepted.digest:
+        return None
+    return Raw(masked(body, _MASKED_MEMBERS, f'"{MASK}"'.encode()))
 
 
 def _show_attempt(attempt: AttemptRecorded) -> AttemptOut:

@@ -50,6 +50,10 @@ class Inspector:
         """Return up to `limit` entries of the log that follow the seq `after`, in order."""
         return await read_entries(self._reader, after, limit)
 
+    async def body(self, seq: int) -> bytes | None:
+        """Return the body of the event with that seq, or None if it is gone."""
+        return await self._reader.body(seq)
+
     async def last_seq(self) -> int:
         """Return the seq of the last record, 0 if there is none."""
         return (await self._reader.head()).seq
