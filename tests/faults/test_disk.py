@@ -14,7 +14,7 @@ STOPPING = {
     "a sync fails": {"OutcomeUnknownError"},
     "no sync works": {"OutcomeUnknownError"},
     # The second, if it is the first thing that the relay reads.
-    "a read fails": {"CorruptError", "StoreRefusedError"},
+    "a read fails": {"DamagedFileError", "StoreRefusedError"},
 }
 """What the engine may not go on after, and what it says then."""
 

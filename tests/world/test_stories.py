@@ -85,6 +85,39 @@ def test_a_pause_is_not_prolonged_by_setting_the_clock_back() -> None:
     play(story)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("hours", [-30, -3, 3, 30])
+def test_a_clock_that_jumps_by_hours_keeps_nothing_back(hours: int, *, restarted: bool) -> None:
+    """What waited for a retry goes out within the longest delay by any clock, each once, and nothing expires."""
+    receivers = []
+
+    async def story(world: World) -> None:
+        alfa, beta = world.receiver("alfa", Up(status=500)), world.receiver("beta")
+        receivers.append(alfa)
+        await world.set_webhook(alfa, "loja01")
+        await world.set_webhook(beta, "loja02")
+        waiting = await world.post(20)
+        await world.sleep(HOUR_S / 6)
+        world.set_clock(hours * HOUR_S)
+        if restarted:
+            await world.stop()
+            await world.start()
+        (beside,) = await world.post(1, instance="loja02")
+        await world.sleep(2)
+        assert beta.markers() == [beside.marker]
+        attempts = len(alfa.calls)
+        await world.sleep(600)
+        assert len(alfa.calls) - attempts < 40  # due at once by the new clock or not: no storm
+        world.turn(alfa, Up())
+        (late,) = await world.post(1)
+        await world.settle(within_s=HOUR_S + 300)
+        assert {late.marker, *(one.marker for one in waiting)} <= set(alfa.markers())
+
+    play(story, retry=RetryPolicy(initial_s=5, max_s=300))
+    good = [one.marker for one in receivers[0].sightings[-21:]]
+    assert len(set(good)) == 21
+
+
 def test_retries_come_when_they_are_due() -> None:
     """Delays double from attempt to attempt, and no attempt comes early or much late."""
     receivers = []
