@@ -58,9 +58,9 @@ class ByteBudget:
 def portions(items: Iterable[_T], size: Callable[[_T], int], most: int) -> list[list[_T]]:
     """Split items into runs whose sizes together are `most` bytes, or which are one item."""
     runs: list[list[_T]] = []
-    taken = most
+    taken = 0
     for item in items:
-        if taken + size(item) > most:
+        if not runs or taken + size(item) > most:
             runs.append([])
             taken = 0
         runs[-1].append(item)
