@@ -7,7 +7,6 @@ instead of leaving one that answers with nothing behind it.
 import gc
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -74,7 +73,6 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    sys.setswitchinterval(0.001)
 
 
 def _listen(host: str, port: int) -> socket.socket:

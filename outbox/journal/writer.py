@@ -16,10 +16,15 @@ from outbox.domain.errors import BusyError, CorruptError, OutboxError, OutcomeUn
 from outbox.domain.routing import Webhooks
 from outbox.journal.commands import Command
 from outbox.journal.ledger import Ledger
-from outbox.store.protocol import Batch, Facts, Head, Store, Wants
+from outbox.store.protocol import Batch, Facts, Head, Store, Wants, nothing
 
 COMMIT_BYTES = 8 * 1024 * 1024
 PROVE_S = 1.0
+DECIDED_AT_ONCE_BYTES = 64 * 1024
+"""A larger command, as a batch is, is decided once the commit before it waits for the disk.
+
+Deciding on hundreds of events takes Python's lock for milliseconds, and would keep that commit from being written.
+"""
 
 _T = TypeVar("_T")
 Listener = Callable[[set[int], set[int]], None]
@@ -140,6 +145,7 @@ class Journal:
         """Take back what was decided for a log that has not come to be: it waits to be decided again."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
+            ahead.blind = False
             self._queue.extendleft(reversed(ahead.entries))
 
     async def _commit(self, commit: "_Commit") -> None:
@@ -148,7 +154,8 @@ class Journal:
             for entry in commit.entries:
                 entry.command.want(wants, self.webhooks)
         try:
-            self._head = await self._store.commit(wants, commit.decide)
+            ahead = self._ahead
+            self._head = await self._store.commit(wants, commit.decide, ahead.catch_up if ahead else nothing)
         except OutboxError as error:
             self._head = None
             self._give_up_ahead()
@@ -190,6 +197,7 @@ class _Commit:
         self.ledger = Ledger(Facts(head=head or Head()), webhooks)
         self._webhooks = webhooks
         self._head = head
+        self._loop = asyncio.get_running_loop()
 
     def fits(self, entry: _Entry) -> bool:
         entries = self.entries
@@ -204,11 +212,17 @@ class _Commit:
         self.blind = self.blind and not entry.command.asks(self._webhooks)
 
     def add_blind(self, entry: _Entry) -> bool:
-        """Add the entry and decide on it if that can be done now; say whether it was."""
+        """Add the entry if it can be decided without facts, and decide on it, or do that later; say whether it can."""
         if not self.blind or not self.fits(entry) or entry.command.asks(self._webhooks):
             return False
         self.add(entry)
-        return self.decide_blind()
+        return entry.size > DECIDED_AT_ONCE_BYTES or self.decide_blind()
+
+    def catch_up(self) -> None:
+        """Have the loop decide on what it was spared until now; called off the loop, while the disk is waited for."""
+        if len(self.answers) < len(self.entries):
+            # The commit's own end is told after this, so that it is not yet under way when the loop gets to this.
+            self._loop.call_soon_threadsafe(self.decide_blind)
 
     def decide_blind(self) -> bool:
         """Decide on what is not decided yet, if no facts are needed; say whether that was so."""

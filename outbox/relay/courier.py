@@ -18,7 +18,7 @@ from outbox.domain.retrying import Answer
 from outbox.relay.addresses import RefusedAddressError, guarded_sockets
 from outbox.relay.clock import Clock
 from outbox.relay.deadlines import Deadline, Deadlines
-from outbox.relay.exchange import exchange
+from outbox.relay.exchange import exchange, let_go
 
 EXCERPT_BYTES = 1024
 ANSWER_BYTES = 64 * 1024
@@ -69,7 +69,7 @@ class Courier:
         self._clock = clock
         self._stack = AsyncExitStack()
         self._lines: dict[bool, _Line] = {}
-        self._deadlines = Deadlines()
+        self._deadlines = Deadlines(asyncio.get_running_loop())
 
     async def __aenter__(self) -> Self:
         """Open the lines."""
@@ -114,9 +114,12 @@ class Courier:
         if len(parcel.body) >= LARGE_BODY_BYTES:
             # aiohttp warns of large bytes, and makes a copy of what a BytesIO holds.
             data, headers = _pieces(parcel.body), {**headers, "content-length": str(len(parcel.body))}
-        async with await exchange(connector, _url(parcel.url), headers, data) as response:
+        response = await exchange(connector, _url(parcel.url), headers, data)
+        try:
             # From here on the deadline costs only the body.
             return await _answer(response, self._clock, min(deadline.stop(), BODY_PATIENCE_S))
+        finally:
+            await let_go(response)
 
 
 def _begun(error: aiohttp.ClientError) -> bool:

@@ -9,10 +9,11 @@ COARSE_S = 0.01
 
 
 class Deadlines:
-    """Hands out deadlines; use it on one event loop."""
+    """Hands out deadlines to the tasks of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start without any."""
+        self._loop = loop
         self._open: dict[Deadline, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -22,30 +23,28 @@ class Deadlines:
 
     def add(self, deadline: "Deadline", seconds: float) -> None:
         """Cancel the deadline's task in that many seconds."""
-        loop = asyncio.get_running_loop()
-        end = self._open[deadline] = loop.time() + seconds
+        end = self._open[deadline] = self._loop.time() + seconds
         if self._timer is None or end < self._timer.when():
-            self._arm(loop, end)
+            self._arm(end)
 
     def remove(self, deadline: "Deadline") -> float:
         """Forget a deadline; return the seconds that were left. The timer stays, for mostly the next one needs it."""
-        now = asyncio.get_running_loop().time()
-        return max(self._open.pop(deadline, now) - now, 0.0)
+        end = self._open.pop(deadline, None)
+        return 0.0 if end is None else max(end - self._loop.time(), 0.0)
 
-    def _arm(self, loop: asyncio.AbstractEventLoop, end: float) -> None:
+    def _arm(self, end: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(end, self._fire)
+        self._timer = self._loop.call_at(end, self._fire)
 
     def _fire(self) -> None:
         self._timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         for deadline in [deadline for deadline, end in self._open.items() if end <= now]:
             del self._open[deadline]
             deadline.pass_by()
         if self._open:
-            self._arm(loop, max(min(self._open.values()), now + COARSE_S))
+            self._arm(max(min(self._open.values()), now + COARSE_S))
 
 
 class Deadline:

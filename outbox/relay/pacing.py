@@ -102,6 +102,8 @@ class Pacer:
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until the rates let another attempt begin, 0 if now; `limit` is not looked at."""
+        if now >= self._not_before and self._fixed is None and self._learned.bucket is None:
+            return 0.0
         wait_s = min(max(self._not_before - now, 0.0), _LONGEST_BACK_OFF_S)
         if self._fixed is not None:
             wait_s = max(wait_s, self._fixed.wait_s(now))

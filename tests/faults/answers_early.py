@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from app.__main__ import main
 from outbox.journal import writer
 from outbox.journal.writer import Journal
-from outbox.store.protocol import Batch, Decide, Facts, Head, Store, Wants
+from outbox.store.protocol import Batch, Decide, Facts, Head, Store, Wants, nothing
 
 COMMIT_DELAY_S = 0.3
 
@@ -19,7 +20,7 @@ class _Hasty:
         self._store = store
         self._entries = entries
 
-    async def commit(self, wants: Wants, decide: Decide) -> Head:
+    async def commit(self, wants: Wants, decide: Decide, written: Callable[[], None] = nothing) -> Head:
         loop = asyncio.get_running_loop()
 
         def answer(answers: list[Any]) -> None:
@@ -32,7 +33,7 @@ class _Hasty:
             time.sleep(COMMIT_DELAY_S)
             return batch
 
-        return await self._store.commit(wants, decide_and_answer)
+        return await self._store.commit(wants, decide_and_answer, written)
 
 
 def plant() -> None:

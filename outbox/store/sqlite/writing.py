@@ -1,6 +1,7 @@
 """The one writer of a SQLite file."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -8,7 +9,7 @@ import structlog
 
 from outbox.domain.errors import CannotStartError, DamagedFileError, OutboxError, OutcomeUnknownError
 from outbox.folders import make_folder
-from outbox.store.protocol import Batch, Decide, Head, Wants
+from outbox.store.protocol import Batch, Decide, Head, Wants, nothing
 from outbox.store.sqlite.checkpoints import FRAMES, Checkpoints, in_doubt
 from outbox.store.sqlite.connections import (
     Hopper,
@@ -65,10 +66,10 @@ class SqliteStore:
         self.unchecked = lock.left_open
         """See `Store.unchecked`."""
 
-    async def commit(self, wants: Wants, decide: Decide) -> Head:
+    async def commit(self, wants: Wants, decide: Decide, written: Callable[[], None] = nothing) -> Head:
         """See `Store.commit`."""
         try:
-            self._head = await self._writer.run(self._commit, wants, decide)
+            self._head = await self._writer.run(self._commit, wants, decide, written)
         except (OutcomeUnknownError, DamagedFileError):
             self.unchecked = True
             raise
@@ -155,7 +156,9 @@ class SqliteStore:
             finally:
                 self._lock.release(orderly=orderly)
 
-    def _commit(self, connection: sqlite3.Connection, wants: Wants, decide: Decide) -> Head:
+    def _commit(
+        self, connection: sqlite3.Connection, wants: Wants, decide: Decide, written: Callable[[], None]
+    ) -> Head:
         try:
             connection.execute("BEGIN IMMEDIATE")
             # Nobody else may write; if somebody did, the next seq would be there already, and the commit would fail.
@@ -164,6 +167,7 @@ class SqliteStore:
             _write(connection, batch)
             if batch.log:
                 head = Head(batch.log[-1].seq, batch.log[-1].digest)
+            written()
         except sqlite3.Error as error:
             _roll_back(connection)
             raise translated(error) from error
