@@ -20,7 +20,7 @@ from outbox.journal.commands import RECORD_BYTES, Asking
 from outbox.journal.ledger import Ledger
 from outbox.store.protocol import UnsettledRun, Wants
 
-CHUNK = 1000
+CHUNK = 500
 ROWS_CHUNK = 250
 """The deliveries that a record names one by one: each is read, decided on and written, while everybody else waits."""
 

@@ -8,7 +8,6 @@ import asyncio
 
 import aiohttp
 from aiohttp import hdrs
-from multidict import CIMultiDict
 from yarl import URL
 
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
@@ -26,9 +25,7 @@ async def exchange(
     if url.scheme not in connector.allowed_protocol_schema_set or not url.raw_host:
         raise aiohttp.InvalidURL(url)
     body = aiohttp.BytesPayload(data) if isinstance(data, bytes) else data  # else aiohttp searches for what fits
-    request = aiohttp.ClientRequest(
-        hdrs.METH_POST, url, headers=CIMultiDict(headers), data=body, loop=asyncio.get_running_loop()
-    )
+    request = aiohttp.ClientRequest(hdrs.METH_POST, url, headers=headers, data=body, loop=asyncio.get_running_loop())
     try:
         connection = await connector.connect(request, traces=[], timeout=_NO_TIMEOUT)
         protocol = connection.protocol

@@ -161,6 +161,7 @@ class SqliteStore:
     ) -> Head:
         try:
             connection.execute("BEGIN IMMEDIATE")
+            rows = connection.total_changes
             # Nobody else may write; if somebody did, the next seq would be there already, and the commit would fail.
             head, self._known = self._known or read_head(connection), None
             batch = decide(find_facts(connection, wants, head))
@@ -175,7 +176,7 @@ class SqliteStore:
             _roll_back(connection)
             raise
         self._end(connection)
-        self._checkpoints.wrote(_frames(batch))
+        self._checkpoints.wrote(_frames(batch, connection.total_changes - rows))
         self._known = head
         return head
 
@@ -242,11 +243,11 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def _frames(batch: Batch) -> int:
-    """Guess how many pages a commit put into the write-ahead log."""
-    changes = batch.changes
-    rows = len(batch.log) + len(changes.deliveries) + len(changes.outcomes) + len(changes.moved)
-    return 8 + (sum(len(body) for _, body in batch.bodies) + 256 * rows) // _PAGE_BYTES
+def _frames(batch: Batch, rows: int) -> int:
+    """Guess how many pages a commit that changed so many `rows` put into the write-ahead log."""
+    bodies = sum(len(body) for _, body in batch.bodies)
+    # Deliveries that move do so in indexes by queue, where each may have a page of its own.
+    return 8 + (bodies + 256 * rows) // _PAGE_BYTES + len(batch.changes.moved)
 
 
 def _write(connection: sqlite3.Connection, batch: Batch) -> None:
