@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import structlog
 
+from outbox.domain.deliveries import State
 from outbox.domain.errors import CannotStartError, DamagedFileError, OutboxError, OutcomeUnknownError
 from outbox.folders import make_folder
 from outbox.store.protocol import Batch, Decide, Head, Wants, nothing
@@ -246,8 +247,12 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 def _frames(batch: Batch, rows: int) -> int:
     """Guess how many pages a commit that changed so many `rows` put into the write-ahead log."""
     bodies = sum(len(body) for _, body in batch.bodies)
-    # Deliveries that move do so in indexes by queue, where each may have a page of its own.
-    return 8 + (bodies + 256 * rows) // _PAGE_BYTES + len(batch.changes.moved)
+    changes = batch.changes
+    # The index of those that wait is in order of queues, where each may have a page of its own.
+    scattered = len(changes.moved) - sum(
+        n for (_, state), n in changes.counters.items() if state == State.WAITING and n < 0
+    )
+    return 8 + (bodies + 256 * rows) // _PAGE_BYTES + scattered
 
 
 def _write(connection: sqlite3.Connection, batch: Batch) -> None:
