@@ -2,7 +2,6 @@
 
 import asyncio
 import email.utils
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC
 from functools import lru_cache
@@ -17,14 +16,12 @@ from outbox.domain.addresses import OPERATORS_OWN, AddressPolicy
 from outbox.domain.retrying import Answer
 from outbox.relay.addresses import RefusedAddressError, guarded_sockets
 from outbox.relay.clock import Clock
-from outbox.relay.deadlines import Deadline, Deadlines
+from outbox.relay.deadlines import Deadlines
 from outbox.relay.exchange import exchange, let_go
 
 EXCERPT_BYTES = 1024
 ANSWER_BYTES = 64 * 1024
 BODY_PATIENCE_S = 5.0
-LARGE_BODY_BYTES = 512 * 1024
-PIECE_BYTES = 64 * 1024
 KEEPALIVE_S = 4.0
 
 _REDIRECTS = range(300, 400)
@@ -89,16 +86,22 @@ class Courier:
     async def post(self, parcel: Parcel) -> Answer:
         """Make one POST and return what came of it; whatever the receiver does, this ends within the timeout."""
         line = self._lines[parcel.trusted]
+        url = _url(parcel.url)
         deadline = self._deadlines.within(parcel.timeout_s)
         try:
             with deadline:
                 try:
-                    return await self._post(line.pooled, parcel, deadline)
+                    response = await exchange(line.pooled, url, parcel.headers, parcel.body)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     # The server closed a kept-alive connection just as we sent: nobody's fault, no answer is lost.
                     if deadline.task in line.pooled.dialled or _begun(error):
                         raise
-                    return await self._post(line.fresh, parcel, deadline)
+                    response = await exchange(line.fresh, url, parcel.headers, parcel.body)
+                try:
+                    # From here on the deadline costs only the body.
+                    return await _answer(response, self._clock, min(deadline.stop(), BODY_PATIENCE_S))
+                finally:
+                    await let_go(response)
         except TimeoutError:
             return Answer(error="timeout", detail=f"no answer within {parcel.timeout_s:g} s")
         except aiohttp.ClientError as error:
@@ -107,19 +110,6 @@ class Courier:
             return Answer(error="connection_error", detail=str(error)[:200])
         finally:
             line.pooled.dialled.discard(deadline.task)
-
-    async def _post(self, connector: _Connector, parcel: Parcel, deadline: Deadline) -> Answer:
-        data: bytes | AsyncIterator[bytes] = parcel.body
-        headers = parcel.headers
-        if len(parcel.body) >= LARGE_BODY_BYTES:
-            # aiohttp warns of large bytes, and makes a copy of what a BytesIO holds.
-            data, headers = _pieces(parcel.body), {**headers, "content-length": str(len(parcel.body))}
-        response = await exchange(connector, _url(parcel.url), headers, data)
-        try:
-            # From here on the deadline costs only the body.
-            return await _answer(response, self._clock, min(deadline.stop(), BODY_PATIENCE_S))
-        finally:
-            await let_go(response)
 
 
 def _begun(error: aiohttp.ClientError) -> bool:
@@ -130,13 +120,6 @@ def _begun(error: aiohttp.ClientError) -> bool:
 @lru_cache(maxsize=4096)
 def _url(text: str) -> URL:
     return URL(text, encoded=True)  # else yarl would send a/b for a%2Fb
-
-
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    """Yield a large body piece by piece, and leave the loop free in between."""
-    for start in range(0, len(body), PIECE_BYTES):
-        yield body[start : start + PIECE_BYTES]
-        await asyncio.sleep(0)
 
 
 async def _answer(response: aiohttp.ClientResponse, clock: Clock, patience_s: float) -> Answer:

@@ -5,6 +5,7 @@ fifth of a POST on finding out that none of it is wanted. What is left of it is 
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import aiohttp
 from aiohttp import hdrs
@@ -14,18 +15,25 @@ _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 """The whole POST has one deadline (`outbox.relay.deadlines`); a timer for each step would cost more than it tells."""
 
 
+LARGE_BODY_BYTES = 512 * 1024
+PIECE_BYTES = 64 * 1024
+
+
 async def exchange(
-    connector: aiohttp.BaseConnector, url: URL, headers: dict[str, str], data: object
+    connector: aiohttp.BaseConnector, url: URL, headers: dict[str, str], body: bytes
 ) -> aiohttp.ClientResponse:
     """Send one POST and return the response, its head read; the caller reads it and has it `let_go`.
 
-    `data` is bytes, or an asynchronous iterator of them where the headers have their length. Raises aiohttp's
-    ClientError, InvalidURL among them.
+    Raises aiohttp's ClientError, InvalidURL among them.
     """
     if url.scheme not in connector.allowed_protocol_schema_set or not url.raw_host:
         raise aiohttp.InvalidURL(url)
-    body = aiohttp.BytesPayload(data) if isinstance(data, bytes) else data  # else aiohttp searches for what fits
-    request = aiohttp.ClientRequest(hdrs.METH_POST, url, headers=headers, data=body, loop=asyncio.get_running_loop())
+    if len(body) < LARGE_BODY_BYTES:
+        data: aiohttp.BytesPayload | AsyncIterator[bytes] = aiohttp.BytesPayload(body)
+    else:
+        # aiohttp warns of large bytes, and makes a copy of what a BytesIO holds.
+        data, headers = _pieces(body), {**headers, "content-length": str(len(body))}
+    request = aiohttp.ClientRequest(hdrs.METH_POST, url, headers=headers, data=data, loop=asyncio.get_running_loop())
     try:
         connection = await connector.connect(request, traces=[], timeout=_NO_TIMEOUT)
         protocol = connection.protocol
@@ -45,6 +53,13 @@ async def exchange(
         if isinstance(error, aiohttp.ClientError):
             raise
         raise aiohttp.ClientOSError(*error.args) from error
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    """Yield a large body piece by piece, and leave the loop free in between."""
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
+        await asyncio.sleep(0)
 
 
 async def let_go(response: aiohttp.ClientResponse) -> None:

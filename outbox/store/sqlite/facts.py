@@ -7,7 +7,7 @@ keeps the wanted rows as the outer loop: one look-up by an index each.
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -69,9 +69,12 @@ _HEADLESS = (
     f" AND queue = q) WHERE q IS NOT NULL AND NOT EXISTS (SELECT 1 {_HEAD} AND webhook = :w AND queue = q)"
     " LIMIT :limit"
 )
-_DECODER = msgspec.json.Decoder(list[list[Any]])
+_LISTS = msgspec.json.Decoder(list[list[Any]])
+_ROWS = msgspec.json.Decoder(list[Delivery])
 _FOUND_AT_ONCE = 512
 _ROUND = 16
+
+_T = TypeVar("_T")
 
 
 def find_facts(connection: sqlite3.Connection, wants: Wants, head: Head) -> Facts:
@@ -103,8 +106,7 @@ def find_facts(connection: sqlite3.Connection, wants: Wants, head: Head) -> Fact
 
 
 def _deliveries(connection: sqlite3.Connection, wanted: Sequence[Row]) -> dict[tuple[int, int], Delivery]:
-    rows = map(Delivery._make, _decoded(connection, _DELIVERIES, wanted))
-    return {(row.webhook, row.event): row for row in rows}
+    return {(row[0], row[1]): row for row in _decoded(connection, _DELIVERIES, wanted, _ROWS)}
 
 
 def _queues(
@@ -113,7 +115,7 @@ def _queues(
     """Read queues; of those with deliveries that may be settled, one more that waits than the commit could let go."""
     found = {}
     for queues, limit in (list(settled), max(settled.values(), default=0) + 1), (list({*entered} - settled.keys()), 1):
-        for webhook, queue, busy, waiting in _decoded(connection, _QUEUES.format(limit), queues):
+        for webhook, queue, busy, waiting in _decoded(connection, _QUEUES.format(limit), queues, _LISTS):
             first = [Waiting._make(row) for row in waiting]
             found[webhook, queue] = QueueFact(bool(busy), first, len(first) < limit)
     return found
@@ -131,9 +133,11 @@ def _run(connection: sqlite3.Connection, span: tuple[int, int, int], limit: int)
     return UnsettledRun(found, last[0] if last else None)
 
 
-def _decoded(connection: sqlite3.Connection, query: str, wanted: Sequence[Row]) -> list[list[Any]]:
+def _decoded(
+    connection: sqlite3.Connection, query: str, wanted: Sequence[Row], decoder: msgspec.json.Decoder[list[_T]]
+) -> list[_T]:
     """Return the rows of a query that answers with one row of JSON."""
-    return [row for (text,) in _find(connection, query, wanted, 2) for row in _DECODER.decode(text)]
+    return [row for (text,) in _find(connection, query, wanted, 2) for row in decoder.decode(text)]
 
 
 def _find(connection: sqlite3.Connection, query: str, wanted: Sequence[Row], width: int) -> list[Row]:
