@@ -54,6 +54,13 @@ class Settled(msgspec.Struct):
     webhook: int
 
 
+class Replayed(msgspec.Struct):
+    """A replay got a 202 with its number."""
+
+    at: int
+    replay: int
+
+
 class Posted(msgspec.Struct):
     """An attempt left for a receiver."""
 
@@ -63,7 +70,7 @@ class Posted(msgspec.Struct):
     attempt: int
 
 
-Said = Accepted | Settled | Posted
+Said = Accepted | Settled | Replayed | Posted
 
 
 class Recording(NamedTuple):
@@ -158,8 +165,10 @@ def _answered(at: int, status: int, body: bytes) -> Said | None:
         return None
     if status == 202 and "ids" in said:
         return Accepted(at, said["first_seq"], said["ids"], None)
-    if status == 202:
+    if status == 202 and "seq" in said:
         return Accepted(at, said["seq"], [said["id"]], said["deliveries"])
+    if status == 202 and str(said.get("id", "")).startswith("rpl_"):
+        return Replayed(at, int(said["id"].removeprefix("rpl_")))
     if status in {200, 201} and str(said.get("id", "")).startswith("wh_"):
         return Settled(at, int(said["id"].removeprefix("wh_")))
     return None

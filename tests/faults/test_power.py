@@ -14,7 +14,7 @@ from tests.faults.replaying import Cutter, Loss
 from tests.faults.workloads import WORKLOADS, Scene, scene
 
 SEED = 20_261_123
-CUTS = {"first start": 90, "ingest": 150, "relay": 150, "restarts": 180}
+CUTS = {"first start": 80, "ingest": 110, "relay": 110, "restarts": 180, "replay": 50, "prune": 50}
 """How many moments of each workload the power is cut at; each in the four ways of `Loss`."""
 
 RECORDINGS = 3
@@ -26,6 +26,9 @@ PLANTED = [
     ("syncs seldom", "relay", ["and the one before is not on record", "an earlier one of its chat is not settled"]),
     ("keeps the head first", "ingest", ["but the head file remembers record"]),
     ("trusts what it finds", "restarts", ["and is not there"]),
+    ("syncs seldom", "replay", ["and no replay of it is on record"]),
+    ("prunes before it says so", "prune", ["got a 202 and is not there", "it is stored, but not what the log says"]),
+    ("prunes what is young", "prune", ["got a 202 and is not there"]),
 ]
 """Bugs, the workload that brings each to light, and faults that they lead to."""
 

@@ -4,9 +4,11 @@ import asyncio
 import json
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -17,11 +19,20 @@ from tests.faults.recording import Said
 from tests.harness import Arrival, Receiver, Service
 
 OTHER = f"{LOCAL}/other"
+AWAY = "loja02"
+"""An instance whose receiver is gone: what is for it is never settled."""
+
+AGE_S = 0.25
+"""What is older than that is pruned."""
+
 WAL = "-wal"
 
 
 class Scene(Struct):
-    """A service on a recorded disk with two webhooks, and what its producers heard: the ids of events with a 202."""
+    """A service on a recorded disk with two webhooks, and what its producers heard: the ids of events with a 202.
+
+    Those in `lasting` are never settled, or have a key that counts.
+    """
 
     service: Service
     disk: Disk
@@ -30,10 +41,12 @@ class Scene(Struct):
     heard: set[str] = set()
     database: str = "outbox.db"
     keys: dict[str, bytes] = {}
+    lasting: set[str] = set()
 
     def promised(self, said: list[Said]) -> Promised:
         """Return what was promised to those to whom this was said."""
-        return Promised(said, {"/1": 1, "/2": 2}, frozenset({2}), self.keys)
+        webhooks = {"/1": 1, "/2": 2, "/3": 3}
+        return Promised(said, webhooks, frozenset({2}), self.keys, frozenset(self.lasting), round(AGE_S * 1000))
 
     async def set_webhooks(self) -> None:
         """Set the two webhooks, the second of which wants the events of each chat in order."""
@@ -130,26 +143,117 @@ async def restarts(here: Scene) -> None:
     here.heard.update(load.ledger.accepted.values())
 
 
+async def replay(here: Scene) -> None:
+    """What is dead, and what was acknowledged, is replayed while events come; the service dies amid that."""
+    service = here.service
+    here.receiver.answer = lambda arrival: 400 if arrival.path == "/1" else 200
+    await service.start()
+    await here.set_webhooks()
+    await asyncio.gather(_post(here, 20), _post_batches(here, 4))
+    await service.wait_until_settled()
+    before = len(here.receiver.arrivals)
+    here.receiver.answer = lambda _arrival: here.rng.choice((200, 200, 200, 500))
+    asked = [await _replay(here, {"state": "dead"})]
+    await _post(here, 5)
+    asked.append(await _replay(here, {"webhook": "wh_2", "acknowledged": True}))
+    await asyncio.gather(_post(here, 10), here.receiver.wait_for_count(before + 60))
+    await service.kill()
+    await service.start()
+    asked.append(await _replay(here, {"instance": LOCAL, "acknowledged": True, "rate": 2000}))
+    await _post(here, 5)
+    for replay_id in asked:
+        await _wait_for(here, f"/replays/{replay_id}", lambda shown: shown["state"] == "finished")
+    await service.wait_until_settled()
+    assert await service.stop() == 0
+
+
+async def prune(here: Scene) -> None:
+    """What is old and settled is pruned while events come: all of it, up to a kill, and what that has left."""
+    service = here.service
+    here.receiver.answer = lambda arrival: 410 if arrival.path == "/3" else 200
+    await service.start()
+    await here.set_webhooks()
+    await service.set_webhook(AWAY, f"{here.receiver.url}/3")
+    await _grow_old(here, 40, waiting=6)
+    begun = await _begin_prune(here)
+    while begun["running"]:
+        await _post(here, 1)
+        begun = (await service.request("GET", "/maintenance/prune")).json()
+    assert begun["events"] > 0
+    await _grow_old(here, 40, waiting=12)
+    await _begin_prune(here)
+    await _wait_for(here, "/maintenance/prune", lambda shown: shown["reached"] > 0)
+    await service.kill()
+    await service.start()
+    await _begin_prune(here)
+    await _post(here, 10)
+    await _wait_for(here, "/maintenance/prune", lambda shown: not shown["running"])
+    assert await service.stop() == 0
+
+
+async def _grow_old(here: Scene, count: int, waiting: int) -> None:
+    """Post events of all kinds; once all are settled but so many, post others until those are old."""
+    here.lasting.update([await here.service.accept(instance=AWAY) for _ in range(3)])
+    batches, *_ = await asyncio.gather(_post_batches(here, 1), _post(here, count), _post(here, count))
+    here.lasting |= batches  # for their key still counts
+    here.lasting.update([await here.service.accept(instance=AWAY) for _ in range(3)])
+    here.heard |= here.lasting
+    await here.service.wait_for_stats(lambda stats: _open(stats) == waiting)
+    old = time.monotonic() + AGE_S
+    while time.monotonic() < old:
+        await _post(here, 1)
+
+
+def _open(stats: Any) -> int:
+    return sum(stats["deliveries"][state] for state in ("pending", "waiting", "held"))
+
+
+async def _begin_prune(here: Scene) -> Any:
+    reply = await here.service.request("POST", "/maintenance/prune", {"older_than_s": AGE_S})
+    assert reply.status == 202, reply
+    return reply.json()
+
+
+async def _replay(here: Scene, wanted: dict[str, object]) -> str:
+    """Ask for a replay; return its id."""
+    reply = await here.service.request("POST", "/deliveries/replay", wanted)
+    assert reply.status == 202, reply
+    assert reply.json()["deliveries"] > 0
+    replay_id: str = reply.json()["id"]
+    return replay_id
+
+
+async def _wait_for(here: Scene, path: str, wanted: Callable[[Any], bool]) -> None:
+    """Ask for what is shown there until it is `wanted`."""
+    async with asyncio.timeout(30):
+        while not wanted((await here.service.request("GET", path)).json()):
+            pass
+
+
 async def _post(here: Scene, count: int) -> None:
     for _ in range(count):
         data = {"key": {"remoteJid": here.rng.choice("abcdef")}, "filling": "x" * here.rng.choice((10, 300, 5000))}
         here.heard.add(await here.service.accept(data=data))
 
 
-async def _post_batches(here: Scene, count: int) -> None:
-    """Post batches with a key each, which makes their first record say how many events they are."""
+async def _post_batches(here: Scene, count: int) -> set[str]:
+    """Post batches with a key each, which makes their first record say how many events they are; return their ids."""
+    posted: set[str] = set()
     for number in range(count):
-        events = [{"event": "messages.upsert", "instance": LOCAL, "data": {"n": n}} for n in range(20)]
+        events = [{"event": "messages.upsert", "instance": LOCAL, "data": {"chatId": f"{n}"}} for n in range(20)]
         reply = await here.service.request(
             "POST", "/events/batch", json.dumps(events), {"idempotency-key": f"batch-{number}"}
         )
-        here.heard.update(reply.json()["ids"])
+        posted.update(reply.json()["ids"])
+    here.heard |= posted
+    return posted
 
 
-# Replay and prune have their place here once they are there.
 WORKLOADS: Mapping[str, Workload] = {
     "first start": first_start,
     "ingest": ingest,
     "relay": relay,
     "restarts": restarts,
+    "replay": replay,
+    "prune": prune,
 }
