@@ -4,92 +4,43 @@ It knows no commit, no chunk but where a command says so, no index and no fact: 
 comparison with it.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from outbox.domain.deliveries import Delivery, Effect
-from outbox.domain.holding import Interval, held_after
+from outbox.domain.holding import held_after
 from outbox.domain.replays import END_OF_EVENTS, Place, ReplayFilter
 from outbox.domain.webhooks import Order
-from tests.store.books import ACKNOWLEDGED, DEAD, PENDING, WAITING, an_event
+from tests.store.books import ACKNOWLEDGED, DEAD, PENDING, WAITING
+from tests.store.entries import Again, Hook, Known, Row
 
 TOOK_MS = 5
 RETRY_MS = 1000
 START = -(2**63)
 QUEUEING, PROMOTING = 1, 2
-START_OF_REPLAYS = Place()
-
-
-@dataclass
-class Hook:
-    """A webhook, and how far the change of its order has come."""
-
-    number: int
-    instance: str
-    name: str
-    created_ms: int
-    enabled: bool = True
-    order: Order = "none"
-    revision: int = 0
-    deleted_ms: int | None = None
-    suspended_ms: int = 0
-    opened_ms: int = 0
-    held: tuple[Interval, ...] = ()
-    phase: int = 0
-    position: int = 0
-    until: int = 0
-    buried: int = 0
-
-    def key(self, chat: str) -> int | None:
-        """Return the key of the queue that an event of a chat stands in."""
-        if self.order == "none":
-            return None
-        return an_event(self.instance, chat if self.order == "chat" else "").ordering_key
-
-
-@dataclass
-class Row:
-    """A delivery."""
-
-    state: int
-    due_ms: int
-    queue: int | None
-    since_ms: int
-    attempts: int = 0
-    charged: int = 0
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether it has not come to its end."""
-        return self.state in {PENDING, WAITING}
-
-
-@dataclass
-class Again:
-    """A replay: what it is after, and how far it has come."""
-
-    number: int
-    wanted: ReplayFilter
-    rate: float | None
-    updated_ms: int
-    place: Place = START_OF_REPLAYS
-    replayed: int = 0
-    skipped: int = 0
-    next_ms: int = 0
-    finished: bool = False
 
 
 @dataclass
 class Model:
-    """Everything that is stored. `seq` counts the records."""
+    """Everything that is stored.
+
+    `seq` counts the records, `floor` is the last of those that prunes have gone through. `attempts` are the records of
+    attempts, each with its event; `moves` those of replays, each with the replay and how many deliveries it has moved.
+    `pruned` is what is gone, by the names of its counters.
+    """
 
     chunk: int
     seq: int = 0
     now_ms: int = 0
     hooks: dict[int, Hook] = field(default_factory=dict)
-    events: dict[int, tuple[str, str]] = field(default_factory=dict)
+    events: dict[int, Known] = field(default_factory=dict)
     rows: dict[tuple[int, int], Row] = field(default_factory=dict)
     keys: dict[str, tuple[int, int, object]] = field(default_factory=dict)
     replays: dict[int, Again] = field(default_factory=dict)
+    floor: int = 0
+    attempts: dict[int, int] = field(default_factory=dict)
+    moves: dict[int, tuple[int, int]] = field(default_factory=dict)
+    pruned: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     # ------------------------------------------------------------------------------------------------------- webhooks
 
@@ -151,7 +102,7 @@ class Model:
             self.keys[key] = (first, self.now_ms, request)
         for chat in chats:
             self.seq += 1
-            self.events[self.seq] = (instance, chat)
+            self.events[self.seq] = Known(instance, chat, self.now_ms, self.now_ms if key else None)
             for hook in self.live():
                 if hook.enabled and hook.instance == instance:
                     self._add(hook, chat)
@@ -175,6 +126,7 @@ class Model:
     def attempt(self, number: int, event: int, attempt: int, effect: Effect, revision: int) -> Effect:
         """Record an attempt; return the effect it really had."""
         self.seq += 1
+        self.attempts[self.seq] = event
         row = self.rows.get((number, event))
         had = effect
         if row is None or not row.unsettled or row.attempts != attempt - 1:
@@ -239,7 +191,7 @@ class Model:
         ]
         for event in run[: self.chunk]:
             row = self.rows[hook.number, event]
-            row.queue = hook.key(self.events[event][1])
+            row.queue = hook.key(self.events[event].chat)
             row.state = PENDING if row.queue is None else WAITING
         if len(run) >= self.chunk:
             hook.position = run[self.chunk - 1]
@@ -296,7 +248,7 @@ class Model:
 
     def _wanted(self, again: Again, hook: Hook) -> list[int]:
         if again.wanted.adds:
-            own = [event for event, (instance, _) in self.events.items() if instance == hook.instance]
+            own = [event for event, known in self.events.items() if known.instance == hook.instance]
             return [event for event in own if (hook.number, event) not in self.rows]
         own = sorted(event for number, event in self.rows if number == hook.number)
         return [event for event in own if self.rows[hook.number, event].state in again.wanted.states]
@@ -317,7 +269,10 @@ class Model:
         again.skipped += len(found) - moved
         again.place, again.finished, again.updated_ms = place, finished, self.now_ms
         again.next_ms = start_ms + round(moved * step_ms) if again.rate else 0
-        self.seq += 1 + bool(moved)
+        if moved:
+            self.seq += 1
+            self.moves[self.seq] = (again.number, moved)
+        self.seq += 1
         return True
 
     def _replay(self, again: Again, hook: Hook, event: int, due_ms: int) -> bool:
@@ -325,7 +280,7 @@ class Model:
         if (row is not None) if again.wanted.adds else (row is None or row.state not in again.wanted.states):
             return False
         if row is None or not row.unsettled:
-            queue = hook.key(self.events[event][1])
+            queue = hook.key(self.events[event].chat)
             waits = queue is not None and bool(self.queue(hook.number, queue))
             attempts = row.attempts if row else 0
             row = Row(WAITING if waits else PENDING, due_ms, queue, self.now_ms, attempts)
@@ -333,7 +288,39 @@ class Model:
         row.due_ms, row.since_ms, row.charged = due_ms, self.now_ms, 0
         return True
 
+    # -------------------------------------------------------------------------------------------------------- pruning
+
+    def cut(self, first: int, last: int, cutoff_ms: int, keyed_ms: int, *, carried: int) -> tuple[int, int]:
+        """Take away a run of records, but for what lives; return how many events and deliveries that was.
+
+        Keys count from `keyed_ms` on. So many webhooks have each a record that says anew how they stand.
+        """
+        self.seq += carried + 1
+        self.floor = max(self.floor, last)
+        living = {event for (_, event), row in self.rows.items() if row.unsettled}
+        for event, known in self.events.items():
+            keyed = known.keyed_ms is not None and known.keyed_ms >= keyed_ms
+            if not first <= event <= last or known.at_ms >= cutoff_ms or keyed:
+                living.add(event)
+        gone = [(row.state, event) for (_, event), row in self.rows.items() if event not in living]
+        events = len(self.events.keys() - living)
+        self.pruned.update({(0, -2): events, (0, -3): 0, (0, -4): 0})
+        self.pruned.update((0, -3 if state == ACKNOWLEDGED else -4) for state, _ in gone)
+        self.events = {event: known for event, known in self.events.items() if event in living}
+        self.rows = {pair: row for pair, row in self.rows.items() if pair[1] in living}
+        self.keys = {key: known for key, known in self.keys.items() if known[0] in living}
+        self.attempts = {
+            seq: event for seq, event in self.attempts.items() if not first <= seq <= last or event in living
+        }
+        self.moves = {seq: moved for seq, moved in self.moves.items() if seq > self.floor}
+        self.replays = {number: again for number, again in self.replays.items() if number > last}
+        return events, len(gone)
+
     # -------------------------------------------------------------------------------------------------------- looking
+
+    def kept(self) -> list[int]:
+        """Return the records that are left of those that prunes have gone through."""
+        return sorted(seq for seq in (*self.events, *self.attempts) if seq <= self.floor)
 
     def deliveries(self) -> list[Delivery]:
         """Return all deliveries, as the table has them."""
@@ -343,11 +330,11 @@ class Model:
         ]
 
     def counters(self) -> dict[tuple[int, int], int]:
-        """Return how many deliveries are in each state, and how many events there are."""
+        """Return how many deliveries are in each state, how many events there are, and what is gone."""
         counted = {(0, -1): len(self.events)} if self.events else {}
         for (number, _), row in self.rows.items():
             counted[number, row.state] = counted.get((number, row.state), 0) + 1
-        return counted
+        return counted | {name: n for name, n in self.pruned.items() if n}
 
 
 def _reaches(wanted: ReplayFilter, hook: Hook) -> bool:

@@ -3,24 +3,20 @@
 Whoever adds a command adds what it does to `Model`, and a rule here.
 """
 
-import asyncio
-import shutil
-import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from outbox.domain.deliveries import Effect
 from outbox.domain.errors import ConflictError
 from outbox.domain.ids import key_digest
 from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import Address, Order
-from outbox.journal import sweeping
+from outbox.journal import pruning, sweeping
 from outbox.journal.accepting import Accept, AcceptBatch, Accepted, Key
 from outbox.journal.commands import Command
 from outbox.journal.reaching import Ways
@@ -28,57 +24,25 @@ from outbox.journal.replaying import AdvanceReplay, RequestReplay
 from outbox.journal.replays import running_replays
 from outbox.journal.setting import DeleteWebhook
 from outbox.journal.sweeping import Bury, Convert, Expire
-from tests.store.books import PENDING, START_MS, WAITING, Books, an_event
-from tests.store.comparing import check_causes, compare
-from tests.store.model import Hook, Model
+from tests.store.books import PENDING, WAITING, an_event
+from tests.store.comparing import prunable
+from tests.store.entries import Hook
+from tests.store.machine import CHUNK, Machine, Pruning
 
-CHUNK = 2
 WINDOW_MS = 4000
 INSTANCES = st.sampled_from(["shop", "shop", "shop", "mall"])
+NOBODY = st.just("nobody")
 CHATS = st.sampled_from(["a", "a", "a", "b", ""])
 ORDERS: st.SearchStrategy[Order] = st.sampled_from(["chat", "chat", "instance", "none"])
 EFFECTS = st.sampled_from([Effect.ACKNOWLEDGE] * 4 + [Effect.BURY, Effect.BURY, Effect.RETRY, Effect.SUSPEND])
 STATES = st.sampled_from(["held", "dead", "pending", "waiting", "acknowledged", ""])
+AGES = st.sampled_from([-1_000_000, -1_000_000, 0, 2500, 12_000])
 RATES = st.sampled_from([None, None, 2.0])
 OFTEN = st.sampled_from([True] * 5 + [False])
 
 
-class Journaling(RuleBasedStateMachine):
-    """Each rule does the same to a real file and to the model; after each the two are compared."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="outbox-model-"))
-        self.runner = asyncio.Runner()
-        self.crashes = 0
-        self.books = Books(self.folder / "0.db")
-        self.model = Model(CHUNK, now_ms=START_MS)
-        self.runner.run(self.books.open())
-
-    def teardown(self) -> None:
-        """Check that all of it follows from the log."""
-        try:
-            self.runner.run(self.books.check())
-            check_causes(self.books, self.model)
-        finally:
-            # Whatever is wrong: the threads of the file would never end.
-            self.runner.run(self.books.close())
-            self.runner.close()
-            shutil.rmtree(self.folder)
-
-    def do(self, *commands: Command[Any]) -> list[Any]:
-        """Submit commands in one go; return their answers, refusals as such."""
-
-        async def answers() -> list[Any]:
-            submitted = [self.books.journal.submit(command) for command in commands]
-            return await asyncio.gather(*submitted, return_exceptions=True)
-
-        return self.runner.run(answers())
-
-    def hook(self, data: st.DataObject, *, deleted: bool = False) -> Hook:
-        """Draw a webhook, live or deleted."""
-        numbers = [number for number, hook in self.model.hooks.items() if (hook.deleted_ms is not None) == deleted]
-        return self.model.hooks[data.draw(st.sampled_from(numbers), label="webhook")]
+class Journaling(Machine):
+    """The rules, each with what its commands must answer."""
 
     # ------------------------------------------------------------------------------------------------------- webhooks
 
@@ -115,7 +79,7 @@ class Journaling(RuleBasedStateMachine):
                 self.meet(data, ["A", "a", "A"])
             elif step == "r":
                 self._advance(data, self._request(ReplayFilter(webhook=hook.number, acknowledged=True), None))
-            else:
+            elif self.model.rows:
                 self.expire(data, 0)
             self.all_is_as_in_the_model()
 
@@ -147,7 +111,11 @@ class Journaling(RuleBasedStateMachine):
 
     # --------------------------------------------------------------------------------------------- events and attempts
 
-    @rule(instance=INSTANCES, chats=st.lists(CHATS, min_size=1, max_size=6), key=st.sampled_from(["", "", "k", "l"]))
+    @rule(
+        instance=st.one_of(INSTANCES, NOBODY),
+        chats=st.lists(CHATS, min_size=1, max_size=6),
+        key=st.sampled_from(["", "", "k", "l"]),
+    )
     def accept_batch(self, instance: str, chats: list[str], key: str) -> None:
         """Accept a batch, with a key or without."""
         events = [an_event(instance, chat) for chat in chats]
@@ -338,32 +306,49 @@ class Journaling(RuleBasedStateMachine):
     def _convert(self, hook: Hook) -> None:
         assert self.do(Convert(hook.number, self.books.now_ms)) == [self.model.convert(hook)]
 
-    @rule(step_ms=st.sampled_from([1, 500, 2000, 10_000, -700]))
-    def wait(self, step_ms: int) -> None:
-        """Let time pass; sometimes a clock goes back."""
-        self.books.now_ms += step_ms
-        self.model.now_ms += step_ms
+    @rule(data=st.data(), age_ms=AGES, between=st.lists(st.sampled_from(" mesrk."), max_size=4))
+    def prune(self, data: st.DataObject, age_ms: int, between: list[str]) -> None:
+        """Prune what is older than that; much goes on after a chunk was looked at, and sometimes it ends there."""
+        cutoff_ms, keyed_ms = self.books.now_ms - age_ms, self.books.now_ms - WINDOW_MS
+        end = prunable(self.books, self.model, cutoff_ms)
+        pruning = Pruning(self.books, self.runner.get_loop(), age_ms, WINDOW_MS)
+        try:
+            reached = self._cut(data, pruning, between, cutoff_ms, keyed_ms)
+            assert reached in {None, end}
+        finally:
+            self.runner.run(pruning.stop())
 
-    @rule(crash=st.booleans())
-    def reopen(self, crash: bool) -> None:  # noqa: FBT001 - hypothesis gives it by its name
-        """Start anew on the same file, after a stop in order or on what a killed process leaves behind."""
-        if crash:
-            self.crashes += 1
-            left = self.books
-            self.books = Books(self.folder / f"{self.crashes}.db")
-            self.books.now_ms = left.now_ms
-            for suffix in ("", "-wal"):
-                shutil.copyfile(f"{left.path}{suffix}", f"{self.books.path}{suffix}")
-            self.runner.run(left.close())
-            self.runner.run(self.books.open())
-        else:
-            self.runner.run(self.books.reopen())
-        self.model.forget()
+    def _cut(
+        self, data: st.DataObject, pruning: Pruning, between: list[str], cutoff_ms: int, keyed_ms: int
+    ) -> int | None:
+        """Cut chunk by chunk; return the last record that was reached, None if it was told to stop."""
+        reached, steps = 0, iter(between)
+        while (command := self.runner.run(pruning.chunk())) is not None:
+            if (step := next(steps, " ")) == ".":
+                return None
+            self._meanwhile(data, step)
+            (gone,) = self.runner.run(self.books.do(command))
+            first, reached = reached + 1, command.chunk.last
+            counts = self.model.cut(first, reached, cutoff_ms, keyed_ms, carried=len(command.chunk.webhooks))
+            assert (gone.events, gone.deliveries) == counts
+            pruning.go_on(gone)
+        return reached
 
-    @invariant()
-    def all_is_as_in_the_model(self) -> None:
-        """Compare what is stored with what should be."""
-        compare(self.books, self.model)
+    def _meanwhile(self, data: st.DataObject, step: str) -> None:
+        """Have a step of another kind before a chunk is cut that has been looked at."""
+        if step == "m":
+            self.meet(data, ["A", "a", "A", "A"])
+        elif step == "e" and self.model.rows:
+            self.expire(data, 0)
+        elif step == "s":
+            hook = self.hook(data)
+            self.set_webhook(hook.instance, hook.name, data.draw(ORDERS), enabled=not hook.enabled)
+        elif step == "r":
+            self._advance(data, self._request(ReplayFilter(acknowledged=True), None))
+        elif step == "k":
+            self.accept_batch("shop", ["a", "b"], "k")
+        if step != " ":
+            self.all_is_as_in_the_model()
 
 
 def request_of(instance: str, chats: list[str]) -> bytes:
@@ -373,9 +358,10 @@ def request_of(instance: str, chats: list[str]) -> bytes:
 
 @pytest.fixture(autouse=True)
 def chunks_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every sweep take many chunks."""
+    """Let every sweep, and every prune, take many chunks."""
     monkeypatch.setattr(sweeping, "CHUNK", CHUNK)
     monkeypatch.setattr(sweeping, "ROWS_CHUNK", CHUNK)
+    monkeypatch.setattr(pruning, "CHUNK", 7)
 
 
 TestJournaling = Journaling.TestCase
