@@ -348,7 +348,7 @@ class Lane:
 
     def _recorded(self, seq: int, effect: Effect) -> None:
         self._release(seq)
-        if effect in {Effect.RETRY, Effect.SUSPEND}:  # a 410 from before the webhook was set anew suspends nothing
+        if effect is Effect.RETRY or effect is Effect.SUSPEND:  # a 410 from before a new setting suspends nothing
             self._changed.set()
         if self._gone is not None:
             self._say_suspended()

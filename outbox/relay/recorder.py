@@ -95,8 +95,9 @@ class Recorder:
     def _answered(self, outcomes: list[tuple[Outcome, Recorded]], answer: "asyncio.Future[list[Effect]]") -> None:
         error = answer.exception()
         if error is None:
-            for (outcome, recorded), effect in zip(outcomes, answer.result(), strict=True):
-                self.effects[outcome.attempt.webhook, effect] += 1
+            effects = answer.result()
+            self._count(outcomes, effects)
+            for (_, recorded), effect in zip(outcomes, effects, strict=True):
                 recorded(effect)
             if not self.is_clear and not self._kept:
                 self.is_clear = True
@@ -106,6 +107,14 @@ class Recorder:
         else:
             # The journal has ended with this very error, and the service with it.
             self._lose(outcomes, str(error))
+
+    def _count(self, outcomes: list[tuple[Outcome, Recorded]], effects: list[Effect]) -> None:
+        """Count effects by their numbers first: members of an enumeration are hashed by Python code, which is slow."""
+        counted = Counter(
+            [(outcome.attempt.webhook, int(effect)) for (outcome, _), effect in zip(outcomes, effects, strict=True)]
+        )
+        for (webhook, effect), count in counted.items():
+            self.effects[webhook, Effect(effect)] += count
 
     @staticmethod
     def _lose(outcomes: list[tuple[Outcome, Recorded]], reason: str) -> None:
