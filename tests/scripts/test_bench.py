@@ -17,11 +17,11 @@ async def test_troubled_webhooks_leave_the_others_alone(tmp_path: Path, monkeypa
     On a busy machine the order of magnitude is all that can be asked; `scripts/bench isolation` measures.
     """
     monkeypatch.setattr(isolation, "EACH", 8)
-    monkeypatch.setattr(isolation, "ROUND_S", 2.0)
+    monkeypatch.setattr(isolation, "ROUND_S", 1.0)
     moody = bench.child(str(bench.HERE), "moody")
-    troubled_ms, alone_ms = await isolation.measure_isolation(tmp_path, 1, moody)
-    # Of the order of magnitude of the others' troubles it would be if they were waited for.
-    assert troubled_ms < max(10 * alone_ms, isolation.TIMEOUT_MS / 2)
+    troubled_ms, alone_ms = await isolation.measure_isolation(tmp_path, 3, moody)
+    assert troubled_ms < 10 * max(alone_ms, 20)
+    assert troubled_ms < isolation.TIMEOUT_MS
 
 
 async def test_a_backlog_that_is_changed_delays_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
