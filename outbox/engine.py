@@ -338,15 +338,7 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
         head, damage = HeadFile(config.database), Damage()
         await compare_head(reader, head.read(), head.set_aside, damage)
         journal = Journal(store, load_webhooks(*await reader.webhooks()), config.queue_bytes)
-        tower = Tower(
-            courier=await stack.enter_async_context(outside.courier(config.addresses, clock)),
-            clock=clock,
-            random=outside.random,
-            policy=config.retry,
-            timeout_ms=config.timeout_ms,
-            route_style=config.route_style,
-            user_agent=f"evolution-outbox/{__version__}",
-        )
+        tower = _tower(config, outside, await stack.enter_async_context(outside.courier(config.addresses, clock)))
         relay = Relay(
             Surroundings(
                 journal=journal,
@@ -391,6 +383,18 @@ async def open_engine(config: EngineConfig, outside: Outside | None = None) -> A
                     engine.stop_relay()
             await journal.drain()
             writing.cancel_scope.cancel()
+
+
+def _tower(config: EngineConfig, outside: Outside, courier: Carrier) -> Tower:
+    return Tower(
+        courier=courier,
+        clock=outside.clock,
+        random=outside.random,
+        policy=config.retry,
+        timeout_ms=config.timeout_ms,
+        route_style=config.route_style,
+        user_agent=f"evolution-outbox/{__version__}",
+    )
 
 
 async def _reader(store: Store, stack: AsyncExitStack) -> Reader:

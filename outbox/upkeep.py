@@ -1,11 +1,13 @@
-"""The front door to looking after a database: backing it up, putting a backup in its place, pruning.
+"""The front door to a database without its engine, for what changes it or copies it.
+
+Backing it up, putting a backup in its place, folding it again, pruning, asking for replays.
 
 It needs neither relay nor HTTP, so that a command of `scripts/outbox` starts at once.
 """
 
 import time
-from collections.abc import Awaitable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -15,19 +17,24 @@ from anyio.to_thread import run_sync
 from msgspec import Struct
 
 from outbox.domain.errors import CannotStartError, OutboxError
+from outbox.domain.replays import ReplayFilter
 from outbox.folders import make_folder
 from outbox.journal.chaining import Report
 from outbox.journal.folding import verify
 from outbox.journal.ledger import load_webhooks
 from outbox.journal.pruning import Prune, Pruned, Shears
+from outbox.journal.replaying import Replay
+from outbox.journal.requesting import Requests
 from outbox.journal.writer import Journal
-from outbox.store.protocol import Head, Store
+from outbox.store.protocol import Head, Reader, Store
 from outbox.store.sqlite import open_reader, open_store
 from outbox.store.sqlite.copying import Progress, copy_database, copy_file
 from outbox.store.sqlite.drafts import Draft, set_aside
 from outbox.store.sqlite.files import FileLock, HeadFile
 
-__all__ = ["Pruned", "Report", "Restored", "back_up", "prune", "restore"]
+__all__ = [
+    "Progress", "Pruned", "Replay", "Report", "Restored", "back_up", "prune", "rebuild", "request_replay", "restore"
+]  # fmt: skip
 
 _QUEUE_BYTES = 1024 * 1024
 _T = TypeVar("_T")
@@ -88,19 +95,18 @@ async def restore(backup: Path, database: Path, mark: str, progress: Progress) -
     return Restored(report, aside)
 
 
+async def rebuild(database: Path) -> int:
+    """Fold the projections of a database that no service has open again; return how many records. See `prune`."""
+    async with _opened(database) as (store, _reader):
+        return await store.rebuild()
+
+
 async def prune(database: Path, older_than_ms: int, window_ms: int, progress: Progress) -> Pruned:
     """Prune a database that no service has open; keys count for `window_ms`. Return how much is gone.
 
     Raises CannotStartError, CorruptError and StoreRefusedError.
     """
-    if not await anyio.Path(database).exists():
-        msg = f"there is no database {database}"
-        raise CannotStartError(msg)
-    async with AsyncExitStack() as stack:
-        store = await open_store(database)
-        stack.push_async_callback(store.aclose)
-        reader = await store.reader()
-        stack.push_async_callback(reader.aclose)
+    async with _opened(database) as (store, reader):
         journal = Journal(store, load_webhooks(*await reader.webhooks()), _QUEUE_BYTES)
 
         async def submit(command: Prune) -> Pruned:
@@ -109,12 +115,44 @@ async def prune(database: Path, older_than_ms: int, window_ms: int, progress: Pr
             return gone
 
         cutting = Shears(reader, window_ms).cut(
-            submit,
-            lambda: time.time_ns() // 1_000_000,
-            older_than_ms,
-            lambda place, end, _gone: progress("pruning", place, end),
+            submit, _now_ms, older_than_ms, lambda place, end, _gone: progress("pruning", place, end)
         )
         return await _written(store, journal, cutting)
+
+
+async def request_replay(
+    database: Path, wanted: ReplayFilter | str, rate: float | None, *, acknowledged: bool
+) -> Replay:
+    """Record a request for a replay, of a filter or of one delivery, in a database that no service has open.
+
+    The service carries it out when it is started. Raises CannotStartError, NotFoundError, InvalidError, ConflictError.
+    """
+    async with _opened(database) as (store, reader):
+        journal = Journal(store, load_webhooks(*await reader.webhooks()), _QUEUE_BYTES)
+        requests = Requests(journal, reader, _now_ms)
+        if isinstance(wanted, str):
+            asking = requests.one(wanted, acknowledged=acknowledged)
+        else:
+            asking = requests.many(wanted, rate)
+        return await _written(store, journal, asking)
+
+
+@asynccontextmanager
+async def _opened(database: Path) -> AsyncIterator[tuple[Store, Reader]]:
+    """Open a database that is there, for writing. Raises CannotStartError."""
+    if not await anyio.Path(database).exists():
+        msg = f"there is no database {database}"
+        raise CannotStartError(msg)
+    async with AsyncExitStack() as stack:
+        store = await open_store(database)
+        stack.push_async_callback(store.aclose)
+        reader = await store.reader()
+        stack.push_async_callback(reader.aclose)
+        yield store, reader
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def _written(store: Store, journal: Journal, work: Awaitable[_T]) -> _T:

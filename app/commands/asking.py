@@ -1,16 +1,19 @@
-"""Asking the running service over HTTP, for what only it can do while it has the database."""
+"""Working on the database here, or, while the running service has it, asking the service over HTTP."""
 
 import json
 import urllib.error
 import urllib.request
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
+import anyio
 import msgspec
 
 from app.commands.common import fail
 from app.settings import Settings, with_keys
-from outbox.domain.errors import CannotStartError
+from outbox.domain.errors import CannotStartError, OutboxError
 
+_T = TypeVar("_T")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to reach a service that listens everywhere
 _IN_USE = "the database is in use, and its service"
 
@@ -18,6 +21,18 @@ _IN_USE = "the database is in use, and its service"
 def is_in_use(error: CannotStartError) -> bool:
     """Say whether a database could not be opened because a service has it."""
     return "already works" in error.detail
+
+
+def work_here(work: Callable[[], Awaitable[_T]]) -> _T | None:
+    """Return what comes of work on the database; None if a service has it. Ends the program if it is impossible."""
+    try:
+        return anyio.run(work)
+    except CannotStartError as error:
+        if is_in_use(error):
+            return None
+        fail(error.detail)
+    except OutboxError as error:
+        fail(str(error))
 
 
 def ask_service(settings: Settings, method: str, path: str, body: object = None, *, who: str = _IN_USE) -> Any:

@@ -17,7 +17,7 @@ from app.schemas import Breaker, encode
 from app.settings import Settings, load_settings
 from outbox.domain.errors import CannotStartError, OutboxError
 from outbox.domain.webhooks import WebhookState
-from outbox.inspecting import Inspector, open_inspector
+from outbox.inspecting import Inspector, Report, open_inspector
 
 _T = TypeVar("_T")
 _GAP = 1
@@ -59,6 +59,17 @@ def fail(message: str) -> NoReturn:
 def print_json(document: object) -> None:
     """Print one JSON document, for programs."""
     click.echo(msgspec.json.format(encode(document), indent=2).decode())
+
+
+def print_report(report: Report, where: str = "") -> None:
+    """Print what a check has found, for people; `where` says of what."""
+    for problem in report.problems:
+        click.echo(problem)
+    verdict = f"{len(report.problems)} problems" if report.problems else "all is well"
+    click.echo(
+        f"{report.records} records, {report.events} events, {report.deliveries} deliveries, "
+        f"{report.bodies} bodies: {verdict}{where and f', {where}'}"
+    )
 
 
 def print_table(

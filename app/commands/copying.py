@@ -11,9 +11,9 @@ import rich_click as click
 from msgspec import structs
 
 from app.commands.asking import is_in_use
-from app.commands.common import fail, json_option, load, print_json, progress_bar
+from app.commands.common import fail, json_option, load, print_json, print_report, progress_bar
 from outbox.domain.errors import CannotStartError, OutboxError
-from outbox.upkeep import Report, back_up
+from outbox.upkeep import back_up
 from outbox.upkeep import restore as restore_backup
 
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ def backup(dest: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(dest), **structs.asdict(report)})
     else:
-        _print(report, f"in {dest}")
+        print_report(report, f"in {dest}")
     sys.exit(1 if report.problems else 0)
 
 
@@ -59,22 +59,12 @@ def restore(backup: Path, *, as_json: bool) -> None:
             **structs.asdict(done.report),
         })  # fmt: skip
     elif done.report.problems:
-        _print(done.report, "nothing was changed")
+        print_report(done.report, "nothing was changed")
     else:
-        _print(done.report, f"now in {settings.database}")
+        print_report(done.report, f"now in {settings.database}")
         if done.aside is not None:
             click.echo(f"what was there before is {done.aside}")
     sys.exit(1 if done.report.problems else 0)
-
-
-def _print(report: Report, where: str) -> None:
-    for problem in report.problems:
-        click.echo(problem)
-    verdict = f"{len(report.problems)} problems" if report.problems else "all is well"
-    click.echo(
-        f"{report.records} records, {report.events} events, {report.deliveries} deliveries, "
-        f"{report.bodies} bodies: {verdict}, {where}"
-    )
 
 
 def _run(work: Callable[[], Awaitable[_T]]) -> _T:

@@ -1,42 +1,25 @@
 """`verify`, `rebuild`, `settings`: is it in order, put it in order, how is it set up."""
 
 import sys
-from collections.abc import Awaitable
 
-import anyio
 import rich_click as click
-from rich.console import Console
-from rich.progress import Progress
 
-from app.commands.asking import ask_service, is_in_use
-from app.commands.common import fail, json_option, load, look, print_json, print_table
+from app.commands.asking import ask_service, work_here
+from app.commands.common import json_option, load, look, print_json, print_report, print_table, progress_bar
 from app.settings import MASK, Value
-from outbox.domain.errors import CannotStartError
-from outbox.inspecting import Inspector, Report, rebuild_database
+from outbox.upkeep import rebuild as rebuild_database
 
 
 @click.command()
 @json_option
 def verify(*, as_json: bool) -> None:
     """Check the log, what follows from it, the bodies and the file; exit 1 if anything is wrong."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("verify", total=None)
-
-        def check(inspector: Inspector) -> Awaitable[Report]:
-            return inspector.verify(lambda done, total: progress.update(task, completed=done, total=total))
-
-        report = look(check)
+    with progress_bar() as show:
+        report = look(lambda inspector: inspector.verify(lambda done, total: show("checking", done, total)))
     if as_json:
         print_json(report)
     else:
-        for problem in report.problems:
-            click.echo(problem)
-        verdict = f"{len(report.problems)} problems" if report.problems else "all is well"
-        click.echo(
-            f"{report.records} records, {report.events} events, {report.deliveries} deliveries, "
-            f"{report.bodies} bodies: {verdict}"
-        )
+        print_report(report)
     sys.exit(1 if report.problems else 0)
 
 
@@ -45,11 +28,8 @@ def verify(*, as_json: bool) -> None:
 def rebuild(*, as_json: bool) -> None:
     """Throw the projections away and fold them again from the log."""
     settings = load()
-    try:
-        records = anyio.run(rebuild_database, settings.database)
-    except CannotStartError as error:
-        if not is_in_use(error):
-            fail(error.detail)
+    records = work_here(lambda: rebuild_database(settings.database))
+    if records is None:
         records = ask_service(settings, "POST", "/maintenance/rebuild")["records"]
     if as_json:
         print_json({"records": records})

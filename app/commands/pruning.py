@@ -2,21 +2,17 @@
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
-import anyio
 import rich_click as click
 
-from app.commands.asking import ask_service, is_in_use
+from app.commands.asking import ask_service, work_here
 from app.commands.common import fail, json_option, load, print_json, progress_bar
 from app.settings import Settings, read_duration
-from outbox.domain.errors import CannotStartError, OutboxError
+from outbox.upkeep import Progress
 from outbox.upkeep import prune as prune_database
 
 POLL_S = 0.3
-
-Show = Callable[[str, int, int], None]
 
 
 @click.command()
@@ -44,21 +40,16 @@ def prune(older_than: str, *, as_json: bool) -> None:
         click.echo(f"{gone['records']} records, {gone['events']} events, {gone['deliveries']} deliveries are gone")
 
 
-def _here(settings: Settings, older_than_s: int, show: Show) -> dict[str, Any] | None:
+def _here(settings: Settings, older_than_s: int, show: Progress) -> dict[str, Any] | None:
     """Prune the file; None if a service has it. Ends the program if that is impossible."""
     window_ms = settings.engine_config().idempotency_window_s * 1000
-    try:
-        gone = anyio.run(prune_database, settings.database, older_than_s * 1000, window_ms, show)
-    except CannotStartError as error:
-        if is_in_use(error):
-            return None
-        fail(error.detail)
-    except OutboxError as error:
-        fail(str(error))
+    gone = work_here(lambda: prune_database(settings.database, older_than_s * 1000, window_ms, show))
+    if gone is None:
+        return None
     return {"records": gone.records, "events": gone.events, "deliveries": gone.deliveries}
 
 
-def _there(settings: Settings, older_than_s: int, show: Show) -> dict[str, Any]:
+def _there(settings: Settings, older_than_s: int, show: Progress) -> dict[str, Any]:
     """Have the service prune, and wait for its end. Ctrl-C ends the waiting only."""
     found: dict[str, Any] = ask_service(settings, "POST", "/maintenance/prune", {"older_than_s": older_than_s})
     try:

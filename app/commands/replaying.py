@@ -4,13 +4,12 @@ import sys
 import time
 from typing import Any, NoReturn
 
-import anyio
 import msgspec
 import rich_click as click
 from rich.console import Console
 from rich.progress import Progress
 
-from app.commands.asking import ask_service, is_in_use
+from app.commands.asking import ask_service, work_here
 from app.commands.common import clean, fail, json_option, load, print_json
 from app.replay_schemas import (
     DeliveryReplayIn,
@@ -21,10 +20,11 @@ from app.replay_schemas import (
     show_replay,
 )
 from app.settings import Settings
-from outbox.domain.errors import CannotStartError, InvalidError, NotFoundError, OutboxError
+from outbox.domain.errors import InvalidError, NotFoundError
 from outbox.domain.ids import parse_delivery
 from outbox.domain.replays import ReplayFilter
-from outbox.inspecting import STATES, Replay, ReplayView, request_replay
+from outbox.inspecting import STATES, ReplayView
+from outbox.upkeep import request_replay
 
 POLL_S = 0.3
 
@@ -100,19 +100,8 @@ def _misused(message: str) -> NoReturn:
 def _record(settings: Settings, wanted: ReplayFilter | str, asked: dict[str, Any]) -> dict[str, Any] | None:
     """Record the request in the database; None if a service has it. Ends the program if it is refused."""
     acknowledged = bool(asked.get("acknowledged"))
-
-    async def record() -> Replay:
-        return await request_replay(settings.database, wanted, asked.get("rate"), acknowledged=acknowledged)
-
-    try:
-        found = show_replay(ReplayView(anyio.run(record)))
-    except CannotStartError as error:
-        if is_in_use(error):
-            return None
-        fail(error.detail)
-    except OutboxError as error:
-        fail(str(error))
-    return dict(msgspec.to_builtins(found))
+    replay = work_here(lambda: request_replay(settings.database, wanted, asked.get("rate"), acknowledged=acknowledged))
+    return None if replay is None else dict(msgspec.to_builtins(show_replay(ReplayView(replay))))
 
 
 def _follow(settings: Settings, place: str) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def begin(record: Checkpoint, changes: Changes) -> None:
         changes.counters[webhook, state] += n
 
 
-def webhook_row(seq: int, record: WebhookSet) -> WebhookRow:
+def webhook_row(seq: int, record: WebhookSet | WebhookCarried) -> WebhookRow:
     """Return the row that a WebhookSet with that `seq` stands for; a store keeps `created_ms` where a row exists."""
     return WebhookRow(
         number=record.webhook or seq,
@@ -259,25 +259,12 @@ def webhook_row(seq: int, record: WebhookSet) -> WebhookRow:
 
 
 def carried_row(record: WebhookCarried) -> WebhookRow:
-    """Return the whole row that a WebhookCarried stands for."""
-    return WebhookRow(
-        number=record.webhook,
-        scope=record.scope,
-        instance=record.instance,
-        name=record.name,
-        settings=msgspec.msgpack.encode(record.settings),
-        source=record.source,
-        secret=record.secret,
-        fingerprint=record.fingerprint,
+    """Return the whole row that a WebhookCarried stands for, with what later records had made of it."""
+    return webhook_row(record.webhook, record)._replace(
         created_ms=record.created_ms,
         updated_ms=record.updated_ms,
         deleted_ms=record.deleted_ms or None,
         suspended_ms=record.suspended_ms,
-        held=msgspec.msgpack.encode(record.held),
-        opened_ms=record.opened_ms,
-        phase=record.conversion.phase,
-        position=record.conversion.position,
-        until=record.conversion.until,
     )
 
 

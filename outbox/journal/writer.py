@@ -16,7 +16,7 @@ from outbox.domain.errors import BusyError, CorruptError, OutboxError, OutcomeUn
 from outbox.domain.routing import Webhooks
 from outbox.journal.commands import Command
 from outbox.journal.ledger import Ledger
-from outbox.store.protocol import Batch, Facts, Head, Store, Wants, nothing
+from outbox.store.protocol import Batch, Facts, Head, Store, Wants
 
 COMMIT_BYTES = 8 * 1024 * 1024
 PROVE_S = 1.0
@@ -155,7 +155,7 @@ class Journal:
                 entry.command.want(wants, self.webhooks)
         try:
             ahead = self._ahead
-            self._head = await self._store.commit(wants, commit.decide, ahead.catch_up if ahead else nothing)
+            self._head = await self._store.commit(wants, commit.decide, ahead.catch_up if ahead else None)
         except OutboxError as error:
             self._head = None
             self._give_up_ahead()

@@ -354,14 +354,10 @@ class Reader(Protocol):
 Decide = Callable[[Facts], Batch]
 
 
-def nothing() -> None:
-    """Do nothing."""
-
-
 class Store(Protocol):
     """The one writer's side of a store."""
 
-    async def commit(self, wants: Wants, decide: Decide, written: Callable[[], None] = nothing) -> Head:
+    async def commit(self, wants: Wants, decide: Decide, written: Callable[[], None] | None = None) -> Head:
         """Read, decide and write in one transaction that is on disk on return; all of it is stored, or nothing.
 
         `decide` and then `written` are called off the event loop; after `written` only the disk is waited for.

@@ -8,7 +8,7 @@ from typing import Any
 from app.__main__ import main
 from outbox.journal import writer
 from outbox.journal.writer import Journal
-from outbox.store.protocol import Batch, Decide, Facts, Head, Store, Wants, nothing
+from outbox.store.protocol import Batch, Decide, Facts, Head, Store, Wants
 
 COMMIT_DELAY_S = 0.3
 
@@ -20,7 +20,7 @@ class _Hasty:
         self._store = store
         self._entries = entries
 
-    async def commit(self, wants: Wants, decide: Decide, written: Callable[[], None] = nothing) -> Head:
+    async def commit(self, wants: Wants, decide: Decide, written: Callable[[], None] | None = None) -> Head:
         loop = asyncio.get_running_loop()
 
         def answer(answers: list[Any]) -> None:

@@ -137,6 +137,18 @@ async def test_a_flipped_bit_of_a_record_is_named(stopped: Service, at: int) -> 
     assert f"the log: record {seq} does not continue the chain" in await problems_printed(stopped)
 
 
+async def test_a_log_that_cannot_be_read_is_not_folded(stopped: Service) -> None:
+    """`rebuild` says which record it is, and leaves the projections as they are."""
+    seq = ask(stopped.database, "SELECT min(seq) FROM event")[0][0]
+    flip(stopped.database, "log", "record", f"seq = {seq}", 0)
+    before = ask(stopped.database, "SELECT * FROM delivery")
+    status, output, errors = await stopped.command("rebuild")
+    assert (status, output) == (1, "")
+    assert str(seq) in errors
+    assert "Traceback" not in errors
+    assert ask(stopped.database, "SELECT * FROM delivery") == before
+
+
 async def test_a_missing_and_a_forged_record_are_named(stopped: Service) -> None:
     """A hole in the log, and a digest that was made to fit, do not go unnoticed."""
     flip(stopped.database, "log", "digest", "seq = 5", 0)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from outbox.domain.errors import CannotStartError
-from outbox.inspecting import Wanted, open_inspector, rebuild_database
+from outbox.inspecting import Wanted, open_inspector
 from outbox.journal.ledger import load_webhooks
 from outbox.store.sqlite import connections, open_reader, open_store
+from outbox.upkeep import rebuild
 from tests.harness import Receiver, running
 from tests.store.earlier import OFF, SCRIPTS, make_earlier
 
@@ -44,7 +45,7 @@ async def test_a_file_of_an_earlier_schema_is_brought_up_to_date(tmp_path: Path,
             assert (report.problems, report.events, report.deliveries) == ([], 6, 7)
             dead = await inspector.deliveries(Wanted(state="dead"), 50)
             assert [(item.delivery.webhook, item.delivery.attempts) for item in dead.items] == [(3, 0), (1, 1), (3, 0)]
-        await rebuild_database(old)
+        await rebuild(old)
 
 
 @EARLIER

@@ -10,7 +10,7 @@ import structlog
 from outbox.domain.deliveries import State
 from outbox.domain.errors import CannotStartError, DamagedFileError, OutboxError, OutcomeUnknownError
 from outbox.folders import make_folder
-from outbox.store.protocol import Batch, Decide, Head, Wants, nothing
+from outbox.store.protocol import Batch, Decide, Head, Wants
 from outbox.store.sqlite.checkpoints import FRAMES, Checkpoints, in_doubt
 from outbox.store.sqlite.connections import (
     Hopper,
@@ -67,7 +67,7 @@ class SqliteStore:
         self.unchecked = lock.left_open
         """See `Store.unchecked`."""
 
-    async def commit(self, wants: Wants, decide: Decide, written: Callable[[], None] = nothing) -> Head:
+    async def commit(self, wants: Wants, decide: Decide, written: Callable[[], None] | None = None) -> Head:
         """See `Store.commit`."""
         try:
             self._head = await self._writer.run(self._commit, wants, decide, written)
@@ -158,7 +158,7 @@ class SqliteStore:
                 self._lock.release(orderly=orderly)
 
     def _commit(
-        self, connection: sqlite3.Connection, wants: Wants, decide: Decide, written: Callable[[], None]
+        self, connection: sqlite3.Connection, wants: Wants, decide: Decide, written: Callable[[], None] | None
     ) -> Head:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -169,7 +169,8 @@ class SqliteStore:
             _write(connection, batch)
             if batch.log:
                 head = Head(batch.log[-1].seq, batch.log[-1].digest)
-            written()
+            if written is not None:
+                written()
         except sqlite3.Error as error:
             _roll_back(connection)
             raise translated(error) from error

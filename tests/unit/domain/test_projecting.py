@@ -10,11 +10,14 @@ from msgspec import structs
 from outbox.domain.deliveries import TRANSITIONS, Delivery, Effect, Move, Outcome, State
 from outbox.domain.projecting import (
     EVENTS_COUNTER,
+    PRUNED,
+    PRUNED_EVENTS,
     Changes,
     EventRow,
     KeyRow,
     ReplayRow,
     WebhookRow,
+    contributions,
     project,
     stands_alone,
     webhook_row,
@@ -253,6 +256,45 @@ def test_a_replay_is_a_row_that_says_how_far_it_has_come() -> None:
     assert changes_of((12, requested), (14, advanced)) == {
         "replays": [ReplayRow(12, 0, 0, 0, 0, 0, 1000, 0), ReplayRow(12, 3, 5, 4, 1, 3000, 2000, 1)]
     }
+
+
+def test_a_carried_webhook_is_a_whole_row() -> None:
+    """As it stood: what later records had made of the setting is in it too."""
+    carried = WebhookCarried(
+        webhook=3, at_ms=9000, scope="instance", instance="shop", name="n8n", settings=Settings(url="http://h"),
+        source="environment", secret=b"s", fingerprint=b"f", created_ms=1000, updated_ms=2000, deleted_ms=0,
+        suspended_ms=4000, held=((4000, 0),), opened_ms=77, conversion=Conversion(1, 40, 50),
+    )  # fmt: skip
+    row = webhook_row(3, webhook_set(3))._replace(
+        created_ms=1000, updated_ms=2000, suspended_ms=4000, held=msgspec.msgpack.encode(((4000, 0),)), opened_ms=77,
+        phase=1, position=40, until=50,
+    )  # fmt: skip
+    assert changes_of((9, carried)) == {"carried": [row]}
+    assert changes_of((9, structs.replace(carried, deleted_ms=5000))) == {"carried": [row._replace(deleted_ms=5000)]}
+
+
+CUT = Checkpoint(
+    at_ms=9000, first=1, last=8, floor=6, chain=DIGEST, kept=(), deliveries=(), keys=(), events=2,
+    counters=((*EVENTS_COUNTER, 5), (3, State.DEAD, 4)),
+    pruned=((3, State.ACKNOWLEDGED, 2), (4, State.DEAD, 1)),
+)  # fmt: skip
+GONE = {
+    EVENTS_COUNTER: -2, PRUNED_EVENTS: 2,
+    (3, State.ACKNOWLEDGED): -2, PRUNED[State.ACKNOWLEDGED]: 2, (4, State.DEAD): -1, PRUNED[State.DEAD]: 1,
+}  # fmt: skip
+
+
+def test_a_checkpoint_counts_what_is_gone() -> None:
+    """Where it lived no longer, and among what was pruned; one that takes no event away counts nothing."""
+    assert changes_of((9, CUT)) == {"checkpoints": [CUT], "counters": Counter(GONE)}
+    bare = structs.replace(CUT, events=0, pruned=())
+    assert changes_of((9, bare)) == {"checkpoints": [bare]}
+
+
+def test_a_fold_without_a_checkpoints_record_begins_with_its_counters() -> None:
+    """What it says had been counted before comes on top of what it changes; any other record gives what it changes."""
+    assert contributions(9, CUT) == Counter({**GONE, EVENTS_COUNTER: 3, (3, State.DEAD): 4})
+    assert contributions(9, accepted((3,))) == Counter({EVENTS_COUNTER: 1, (3, State.PENDING): 1})
 
 
 @given(

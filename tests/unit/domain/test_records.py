@@ -20,11 +20,23 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from outbox.domain import records
 from outbox.domain.deliveries import Effect
 from outbox.domain.errors import CorruptError
-from outbox.domain.records import CHECKPOINTS, GENESIS, Record, chained, decode, encode, subject
+from outbox.domain.records import (
+    CHECKPOINTS,
+    GENESIS,
+    UNREADABLE,
+    Record,
+    chained,
+    decode,
+    decode_event,
+    decode_or_blank,
+    encode,
+    subject,
+)
 from outbox.domain.replays import ReplayFilter
 from outbox.domain.webhooks import Settings
 
@@ -167,6 +179,16 @@ def test_what_is_no_record_is_corrupt(data: bytes) -> None:
     """Truncated, overlong, unknown or broken bytes are one error."""
     with pytest.raises(CorruptError, match="a record of the log cannot be read"):
         decode(data)
+
+
+def test_an_events_record_is_read_as_one() -> None:
+    """Where an event is looked for, the record of something else is damage too, and may be seen as a blank."""
+    event = structs.replace(UNREADABLE, kind="CALL", at_ms=7)
+    assert decode_event(encode(event)) == decode_or_blank(encode(event)) == event
+    for data, problem in ((encode(DELETED), "is a WebhookDeleted in the log"), (b"", "cannot be read")):
+        with pytest.raises(CorruptError, match=problem):
+            decode_event(data)
+        assert decode_or_blank(data) is UNREADABLE
 
 
 def test_a_newer_versions_field_is_passed_over() -> None:

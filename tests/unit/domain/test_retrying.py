@@ -85,11 +85,18 @@ def test_waits_may_be_told_not_to_grow() -> None:
     assert [delay_of(failures, policy, half) for failures in (1, 2, 19)] == [5, 5, 5]
 
 
+@pytest.mark.parametrize("status", [None, 199, 300])
+def test_nothing_else_acknowledges(status: int | None) -> None:
+    """No answer, and an answer of any other class."""
+    assert not Answer(status).acknowledges
+
+
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 226, 299])
 def test_any_2xx_acknowledges(status: int) -> None:
     """The status decides; what became of the body after it does not matter."""
     decision = after(Answer(status, error="body_broken", detail="the body broke off"), charged=3)
     assert classify(Answer(status), POLICY) is Verdict.SUCCESS
+    assert Answer(status).acknowledges
     assert decision == Decision(Effect.ACKNOWLEDGE, 4, NOW_MS)
 
 
