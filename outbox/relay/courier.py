@@ -4,20 +4,18 @@ import asyncio
 import email.utils
 from contextlib import AsyncExitStack
 from datetime import UTC
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 from msgspec import Struct
-from yarl import URL
 
 from outbox.domain.addresses import OPERATORS_OWN, AddressPolicy
 from outbox.domain.retrying import Answer
 from outbox.relay.addresses import RefusedAddressError, guarded_sockets
 from outbox.relay.clock import Clock
 from outbox.relay.deadlines import Deadlines
-from outbox.relay.exchange import exchange, let_go
+from outbox.relay.exchange import Reply, Wire
 
 EXCERPT_BYTES = 1024
 ANSWER_BYTES = 64 * 1024
@@ -53,8 +51,9 @@ class _Connector(aiohttp.TCPConnector):
 class _Line(Struct, frozen=True):
     """The way out under one address policy; a pooled connection passes no guard again, so policies never share one."""
 
-    pooled: _Connector
-    fresh: _Connector
+    pooled: Wire
+    fresh: Wire
+    dialled: set[object]
 
 
 class Courier:
@@ -71,10 +70,10 @@ class Courier:
     async def __aenter__(self) -> Self:
         """Open the lines."""
         for trusted, policy in ((False, self._policy), (True, OPERATORS_OWN)):
-            line = _Line(_Connector(policy, keepalive_timeout=KEEPALIVE_S), _Connector(policy, force_close=True))
-            await self._stack.enter_async_context(line.pooled)
-            await self._stack.enter_async_context(line.fresh)
-            self._lines[trusted] = line
+            pooled, fresh = _Connector(policy, keepalive_timeout=KEEPALIVE_S), _Connector(policy, force_close=True)
+            await self._stack.enter_async_context(pooled)
+            await self._stack.enter_async_context(fresh)
+            self._lines[trusted] = _Line(Wire(pooled), Wire(fresh), pooled.dialled)
         return self
 
     async def __aexit__(
@@ -86,22 +85,21 @@ class Courier:
     async def post(self, parcel: Parcel) -> Answer:
         """Make one POST and return what came of it; whatever the receiver does, this ends within the timeout."""
         line = self._lines[parcel.trusted]
-        url = _url(parcel.url)
         deadline = self._deadlines.within(parcel.timeout_s)
         try:
             with deadline:
                 try:
-                    response = await exchange(line.pooled, url, parcel.headers, parcel.body)
+                    reply = await line.pooled.exchange(parcel.url, parcel.headers, parcel.body)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     # The server closed a kept-alive connection just as we sent: nobody's fault, no answer is lost.
-                    if deadline.task in line.pooled.dialled or _begun(error):
+                    if deadline.task in line.dialled or _begun(error):
                         raise
-                    response = await exchange(line.fresh, url, parcel.headers, parcel.body)
+                    reply = await line.fresh.exchange(parcel.url, parcel.headers, parcel.body)
                 try:
                     # From here on the deadline costs only the body.
-                    return await _answer(response, self._clock, min(deadline.stop(), BODY_PATIENCE_S))
+                    return await _answer(reply, self._clock, min(deadline.stop(), BODY_PATIENCE_S))
                 finally:
-                    await let_go(response)
+                    reply.let_go()
         except TimeoutError:
             return Answer(error="timeout", detail=f"no answer within {parcel.timeout_s:g} s")
         except aiohttp.ClientError as error:
@@ -109,7 +107,7 @@ class Courier:
         except (OSError, ValueError) as error:
             return Answer(error="connection_error", detail=str(error)[:200])
         finally:
-            line.pooled.dialled.discard(deadline.task)
+            line.dialled.discard(deadline.task)
 
 
 def _begun(error: aiohttp.ClientError) -> bool:
@@ -117,53 +115,48 @@ def _begun(error: aiohttp.ClientError) -> bool:
     return isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str)
 
 
-@lru_cache(maxsize=4096)
-def _url(text: str) -> URL:
-    return URL(text, encoded=True)  # else yarl would send a/b for a%2Fb
-
-
-async def _answer(response: aiohttp.ClientResponse, clock: Clock, patience_s: float) -> Answer:
-    status = response.status
+async def _answer(reply: Reply, clock: Clock, patience_s: float) -> Answer:
+    status = reply.status
     if status in _SUCCESS:
         # The status has acknowledged: what follows it is read only so that the connection can serve again.
-        _, note = await _read(response, patience_s)
+        _, note = await _read(reply, patience_s)
         return Answer(status=status, detail=note)
     if not 200 <= status <= 599:  # noqa: PLR2004 - the statuses HTTP has for final answers
-        response.close()
+        reply.close()
         return Answer(status=status, error="protocol_error", detail=f"the status {status} is no final answer")
-    excerpt, note = await _read(response, patience_s)
+    excerpt, note = await _read(reply, patience_s)
     if status in _REDIRECTS:
-        target = response.headers.get("location", "nowhere")[:500]
+        target = reply.headers.get("location", "nowhere")[:500]
         note = f"redirected to {target}; set the webhook to {target}"
     return Answer(
         status=status,
         detail=note,
         excerpt=excerpt[:EXCERPT_BYTES],
-        retry_after_s=retry_after(response.headers.get("retry-after", ""), clock.now_ms()),
+        retry_after_s=retry_after(reply.headers.get("retry-after", ""), clock.now_ms()),
     )
 
 
-async def _read(response: aiohttp.ClientResponse, patience_s: float) -> tuple[bytes, str]:
+async def _read(reply: Reply, patience_s: float) -> tuple[bytes, str]:
     """Return the first bytes of the body and a note on how it misbehaved; past the cap the connection is dropped."""
     body = b""
-    if response.content.at_eof():
+    if reply.content.at_eof():
         return body, ""
     try:
         async with asyncio.timeout(patience_s):
-            while not response.content.at_eof():
-                chunk = await response.content.readany()
+            while not reply.content.at_eof():
+                chunk = await reply.content.readany()
                 if not chunk:
                     break
                 if len(body) < EXCERPT_BYTES:
                     body += chunk[:EXCERPT_BYTES]
-                if response.content.total_bytes > ANSWER_BYTES:
-                    response.close()
+                if reply.content.total_bytes > ANSWER_BYTES:
+                    reply.close()
                     return body, "the answer was longer than 64 KiB and not read to its end"
     except TimeoutError:
-        response.close()
+        reply.close()
         return body, "the answer's body stalled"
     except (aiohttp.ClientError, OSError) as error:
-        response.close()
+        reply.close()
         return body, f"the answer's body broke off ({type(error).__name__})"
     return body, ""
 

@@ -165,7 +165,8 @@ async def test_the_order_of_a_backlog_is_changed(tmp_path: Path, before: str, af
             assert await states(service, event_id) == {"acknowledged"}
         assert sorted(arrival.webhook_id for arrival in receiver.arrivals) == sorted(ids)
         # What was in flight went by the order before; it was answered before anything else was sent.
-        assert_in_order(receiver.arrivals, "chat")
+        if after != "none":  # then the POSTs of three connections arrive as they come
+            assert_in_order(receiver.arrivals, "chat")
         if after == "instance":
             assert [arrival.webhook_id for arrival in receiver.arrivals[3:]] == ids[3:]
 
