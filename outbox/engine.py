@@ -309,12 +309,8 @@ class Engine:
             bare, userinfo = split_userinfo(wanted.url)
             settings = Settings(url=bare, enabled=wanted.enabled, by_events=wanted.by_events, events=wanted.events)
             credentials = Credentials(userinfo=userinfo)
-            same = (
-                known
-                and not known.damaged
-                and (known.settings, known.credentials, known.source) == (settings, credentials, "environment")
-            )
-            if same and not suspended:
+            as_it_is = known and (known.settings, known.credentials, known.source, known.damaged)
+            if as_it_is == (settings, credentials, "environment", False) and not suspended:
                 return
         # Once the environment is silent, the webhook is the API's to change.
         source: Source = "api" if wanted is None else "environment"

@@ -13,11 +13,10 @@ from outbox.journal.reaching import Step, Ways
 from outbox.journal.replaying import AdvanceReplay, Replay
 from outbox.journal.writer import Journal
 from outbox.relay.clock import Clock
-from outbox.relay.sweeping import insist
+from outbox.relay.sweeping import by_turns
 
 CONVERTING_S = 0.5
 AGAIN_S = 5.0
-PAUSE_MAX_S = 1.0
 
 _log = structlog.get_logger("replay")
 
@@ -114,10 +113,7 @@ class Replayer:
             )
         if step.found or step.finished:
             advance = AdvanceReplay(work.replay, step.candidates, step.place, step.finished, self._clock.now_ms())
-            began = anyio.current_time()
-            advanced = await insist(self._journal, advance)
-            # Half of the time is everybody else's, however many replays there are.
-            await anyio.sleep(min(anyio.current_time() - began, PAUSE_MAX_S))
+            advanced = await by_turns(self._journal, advance)  # one of them at a time, however many replays there are
             if advanced is None:
                 work.at = anyio.current_time() + CONVERTING_S
                 return

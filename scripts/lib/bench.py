@@ -359,12 +359,13 @@ def measure_isolation() -> None:
 
 @main.command("masses")
 @click.option("--backlog", type=click.IntRange(1000), default=1_000_000, show_default=True, help="Pending deliveries.")
-def measure_masses(backlog: int) -> None:
+@click.option("--order", is_flag=True, help="Change the order of all of them too, before they are deleted.")
+def measure_masses(backlog: int, *, order: bool) -> None:
     """Measure how long others wait at most while a webhook with a large backlog is changed or deleted."""
     configure_logs("error", "console")
     spare_the_collector()
     with tempfile.TemporaryDirectory() as name:
-        measure = masses.measure_masses(Path(name), backlog, child(str(HERE), "moody"))
+        measure = masses.measure_masses(Path(name), backlog, child(str(HERE), "moody"), ordered=order)
         for figure in anyio.run(lambda: measure, backend_options={"use_uvloop": True}):
             click.echo(
                 f"{figure.deed:9} slowest acceptance {figure.accept_ms:4.0f} ms  "

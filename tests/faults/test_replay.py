@@ -4,24 +4,13 @@ from pathlib import Path
 
 import aiohttp
 
-from outbox.domain.records import DeliveriesMoved, decode
+from outbox.domain.records import DeliveriesMoved
 from outbox.domain.replays import CHUNK
-from outbox.store.sqlite import open_reader
-from tests.harness import Receiver, Service, running
+from tests.harness import Receiver, running
+from tests.logged import logged
 
 BACKLOG = 2600
 LOCAL = "loja01"
-
-
-async def chunks(service: Service) -> list[DeliveriesMoved]:
-    """Return the records of deliveries that were moved, in the order of the log."""
-    reader = await open_reader(service.database)
-    try:
-        head = await reader.head()
-        records = [decode(row.record) for row in await reader.log(0, head.seq)]
-    finally:
-        await reader.aclose()
-    return [record for record in records if isinstance(record, DeliveriesMoved)]
 
 
 async def test_a_replay_killed_half_way_goes_on_after_the_restart(tmp_path: Path) -> None:
@@ -39,14 +28,14 @@ async def test_a_replay_killed_half_way_goes_on_after_the_restart(tmp_path: Path
         with suppress(aiohttp.ClientError):  # it may die before it can answer
             await service.request("POST", "/deliveries/replay", {"state": "dead"})
         await service.wait()
-        assert [len(chunk.rows) for chunk in await chunks(service)] == [CHUNK]
+        assert [len(chunk.rows) for chunk in await logged(service.database, DeliveriesMoved)] == [CHUNK]
         service.program = genuine
         await service.start()
         await service.wait_for_stats(lambda stats: stats["deliveries"]["acknowledged"] == BACKLOG)
         (item,) = (await service.request("GET", "/replays")).json()["items"]
         assert (item["deliveries"], item["reopened"], item["skipped"]) == (BACKLOG, BACKLOG, 0)
         assert item["state"] == "finished"
-        reopened = [row.event for chunk in await chunks(service) for row in chunk.rows]
+        reopened = [row.event for chunk in await logged(service.database, DeliveriesMoved) for row in chunk.rows]
         assert len(reopened) == len(set(reopened)) == BACKLOG
         posted = [arrival.webhook_id for arrival in receiver.arrivals if arrival.headers["x-outbox-attempt"] == "2"]
         assert len(set(posted)) == BACKLOG

@@ -9,12 +9,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from outbox.domain.records import DeliveriesBuried, decode
+from outbox.domain.records import DeliveriesBuried
 from outbox.domain.webhooks import PROMOTING, QUEUEING
 from outbox.inspecting import open_inspector
 from outbox.journal.sweeping import CHUNK
-from outbox.store.sqlite import open_reader
 from tests.harness import Arrival, Receiver, Service, running
+from tests.logged import logged
 
 BACKLOG = 2600
 CHATS = 600
@@ -28,13 +28,8 @@ def come_back_later(_arrival: Arrival) -> web.Response:
 
 async def burials(service: Service) -> list[int]:
     """Return how many deliveries each record of a sweep has settled, in the order of the log."""
-    reader = await open_reader(service.database)
-    try:
-        head = await reader.head()
-        records = [decode(row.record) for row in await reader.log(0, head.seq)]
-    finally:
-        await reader.aclose()
-    return [record.pending + record.waiting for record in records if isinstance(record, DeliveriesBuried)]
+    burials = await logged(service.database, DeliveriesBuried)
+    return [record.pending + record.waiting for record in burials]
 
 
 async def post_backlog(service: Service) -> None:

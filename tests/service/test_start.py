@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from outbox.domain.records import WebhookSet, decode
-from outbox.store.sqlite.reading import open_reader
+from outbox.domain.records import WebhookSet
 from tests.harness import API_KEY, INGEST_TOKEN, ROOT, Receiver, Service
+from tests.logged import logged
 
 GLOBAL = {"WEBHOOK_GLOBAL_ENABLED": "true"}
 
@@ -41,16 +41,6 @@ async def refused_start(service: Service) -> str:
     assert await service.wait() == 1
     assert [line["event"] for line in service.log] == ["service.failed", "end"]
     return str(service.log[0]["reason"])
-
-
-async def settings_recorded(service: Service) -> list[WebhookSet]:
-    """Return every record that set a webhook, from the file of a service."""
-    reader = await open_reader(service.database)
-    try:
-        records = [decode(row.record) for row in await reader.log(0, 1000)]
-    finally:
-        await reader.aclose()
-    return [record for record in records if isinstance(record, WebhookSet)]
 
 
 async def restarted(service: Service, change: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
@@ -128,7 +118,7 @@ async def test_changes_of_the_global_webhook_are_records(tmp_path: Path, receive
     await service.start()
     first = await restarted(service, lambda _settings: None)
     assert first["enabled"]
-    assert len(await settings_recorded(service)) == 1
+    assert len(await logged(service.database, WebhookSet)) == 1
     kinds = await restarted(service, lambda settings: settings.update(WEBHOOK_EVENTS_CALL="true"))
     by_events = await restarted(service, lambda settings: settings.update(WEBHOOK_GLOBAL_WEBHOOK_BY_EVENTS="true"))
     disabled = await restarted(service, lambda settings: settings.update(WEBHOOK_GLOBAL_ENABLED="false"))
@@ -142,7 +132,7 @@ async def test_changes_of_the_global_webhook_are_records(tmp_path: Path, receive
     assert (arrival.path, arrival.json()["event"]) == ("/call", "call")
     await service.wait_until_settled()
     assert await service.stop() == 0
-    records = await settings_recorded(service)
+    records = await logged(service.database, WebhookSet)
     assert [record.webhook == 0 for record in records] == [True, False, False, False, False]
     assert {record.source for record in records} == {"environment"}
     await service.verify()
@@ -163,7 +153,7 @@ async def test_a_global_webhook_that_left_the_environment_is_disabled(tmp_path: 
     await service.accept()
     tried = len(receiver.arrivals)
     await restarted(service, lambda _settings: None)
-    assert len(await settings_recorded(service)) == 2
+    assert len(await logged(service.database, WebhookSet)) == 2
     receiver.answer = lambda _arrival: 200
     assert len(receiver.arrivals) == tried
     back = await restarted(service, lambda settings: settings.update(GLOBAL, WEBHOOK_GLOBAL_URL=receiver.url))

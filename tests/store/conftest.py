@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from outbox.journal import sweeping
 from tests.store.books import Books
+from tests.store.replays import Replays
 
 
 @pytest.fixture
@@ -23,3 +25,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let chunks be of three deliveries."""
     monkeypatch.setattr(sweeping, "CHUNK", 3)
     monkeypatch.setattr(sweeping, "ROWS_CHUNK", 3)
+
+
+@pytest.fixture(name="replays")
+async def replays_at_work(books: Books) -> AsyncIterator[Replays]:
+    """Give replays that are carried out."""
+    opened = Replays(books)
+    # A fixture's two halves may run in different tasks, which a task group would not survive.
+    task = asyncio.create_task(opened.replayer.run())
+    yield opened
+    opened.replayer.stop()
+    await task

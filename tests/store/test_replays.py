@@ -1,139 +1,19 @@
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import msgspec
 import pytest
 from msgspec.structs import replace
 
 from outbox.domain.deliveries import Delivery, Effect, Move
 from outbox.domain.errors import ConflictError, InvalidError, NotFoundError
-from outbox.domain.events import read_event
 from outbox.domain.ids import delivery_text
-from outbox.domain.records import AttemptRecorded, DeliveriesMoved, EventAccepted, ReplayAdvanced
+from outbox.domain.records import ReplayAdvanced
 from outbox.domain.replays import CHUNK, END_OF_EVENTS, Place, ReplayFilter
-from outbox.domain.webhooks import Address, Credentials, Settings
-from outbox.journal.accepting import AcceptBatch
-from outbox.journal.damage import Damage
 from outbox.journal.reaching import Ways
-from outbox.journal.recording import Outcome, RecordAttempts
-from outbox.journal.replaying import AdvanceReplay, Candidate, Replay
+from outbox.journal.recording import RecordAttempts
 from outbox.journal.replays import list_replays, view_replay
-from outbox.journal.requesting import Requests
-from outbox.journal.setting import SetWebhook
-from outbox.relay.replaying import Replayer
-from tests.store.books import ACKNOWLEDGED, DEAD, PENDING, WAITING, Books
-
-ENDS = {ACKNOWLEDGED: Effect.ACKNOWLEDGE, DEAD: Effect.BURY}
-SHOP, OTHER = "shop", "other"
-
-
-class Clock:
-    """The time of the books."""
-
-    def __init__(self, books: Books) -> None:
-        self._books = books
-
-    def now_ms(self) -> int:
-        """See `outbox.relay.clock.Clock`."""
-        return self._books.now_ms
-
-
-class Replays:
-    """Asks for replays, and carries them out while it is open."""
-
-    def __init__(self, books: Books) -> None:
-        self.books = books
-        self.ways = Ways(books.reader)
-        self.requests = Requests(books.journal, books.reader, Clock(books).now_ms)
-        self.replayer = Replayer(books.journal, self.ways, Clock(books), Damage())
-
-    async def ask(self, rate: float | None = None, **wanted: Any) -> Replay:
-        """Ask for a replay, and begin it."""
-        return self.begun(await self.requests.many(ReplayFilter(**wanted), rate))
-
-    def begun(self, replay: Replay) -> Replay:
-        """Begin a replay that was recorded."""
-        self.replayer.begin(replay)
-        return replay
-
-    async def until(self, number: int, wanted: Callable[[Replay], bool]) -> Replay:
-        """Return a replay once it is as wanted."""
-        with anyio.fail_after(30):
-            while True:
-                replay = (await view_replay(self.books.reader, number)).replay
-                if wanted(replay):
-                    return replay
-                await anyio.sleep(0.005)
-
-    async def finished(self, number: int) -> Replay:
-        """Return a replay once it has come to its end."""
-        return await self.until(number, lambda replay: bool(replay.row.finished))
-
-    async def done(self, rate: float | None = None, **wanted: Any) -> Replay:
-        """Ask for a replay, and return it once it has come to its end."""
-        return await self.finished((await self.ask(rate, **wanted)).row.number)
-
-    async def advance(self, replay: Replay, limit: int = CHUNK) -> AdvanceReplay:
-        """Return the command for the next chunk of a replay."""
-        request, row = replay.request, replay.row
-        step = await self.ways.step(
-            request.wanted, replay.place, self.books.journal.webhooks, before=row.number, limit=limit
-        )
-        return AdvanceReplay(replay, step.candidates, step.place, step.finished, self.books.now_ms)
-
-
-@asynccontextmanager
-async def replaying(books: Books) -> AsyncIterator[Replays]:
-    """Carry out replays in the background."""
-    opened = Replays(books)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(opened.replayer.run)
-        try:
-            yield opened
-        finally:
-            opened.replayer.stop()
-
-
-@pytest.fixture(name="replays")
-async def replays_at_work(books: Books) -> AsyncIterator[Replays]:
-    """Give replays that are carried out."""
-    opened = Replays(books)
-    # A fixture's two halves may run in different tasks, which a task group would not survive.
-    task = asyncio.create_task(opened.replayer.run())
-    yield opened
-    opened.replayer.stop()
-    await task
-
-
-async def settle(books: Books, webhook: int, seqs: Iterable[int], state: int) -> None:
-    """Record, one after the other, an attempt at each of those deliveries that brings it to that end."""
-    known = {event: (attempts, charged) for event, attempts, charged in books.rows(
-        "SELECT event, attempts, charged FROM delivery WHERE webhook = ?", webhook
-    )}  # fmt: skip
-    outcomes = [
-        Outcome(
-            AttemptRecorded(
-                seq, webhook, known[seq][0] + 1, books.now_ms, 5, 200, "", "", b"", ENDS[state], known[seq][1] + 1,
-                books.now_ms, "because",
-            )
-        )
-        for seq in seqs
-    ]  # fmt: skip
-    (effects,) = await books.do(RecordAttempts(outcomes))
-    assert set(effects) <= {ENDS[state]}
-
-
-def moves(books: Books) -> list[DeliveriesMoved]:
-    """Return the records of deliveries that were moved."""
-    return [record for record in books.records() if isinstance(record, DeliveriesMoved)]
-
-
-def moved(books: Books) -> list[int]:
-    """Return the events of the deliveries that were moved, in order."""
-    return [row.event for record in moves(books) for row in record.rows]
+from tests.store.books import ACKNOWLEDGED, DEAD, PENDING, Books
+from tests.store.replays import OTHER, SHOP, Replays, id_of, moved, moves, replaying, settle
 
 
 async def test_ten_thousand_dead_deliveries_are_reopened_in_recorded_chunks(books: Books, replays: Replays) -> None:
@@ -249,80 +129,6 @@ async def test_held_deliveries_are_those_of_webhooks_that_hold(books: Books, rep
     assert {record.webhook for record in moves(books)[1:]} == {on}
 
 
-async def test_a_reopened_delivery_waits_behind_the_head_and_before_later_ones(books: Books, replays: Replays) -> None:
-    """In an ordered webhook, dead ones come back in the order of the log, and settled heads let them go."""
-    webhook = await books.set(SHOP, order="chat")
-    seqs = await books.accept_batch(SHOP, ["a"] * 5)
-    await settle(books, webhook, seqs[:3], DEAD)
-    assert books.states(webhook) == [DEAD, DEAD, DEAD, PENDING, WAITING]
-    await replays.done(state="dead")
-    assert books.states(webhook) == [WAITING, WAITING, WAITING, PENDING, WAITING]
-    gone = []
-    for _ in seqs:
-        ((head,),) = books.rows("SELECT event FROM delivery WHERE state = ?", PENDING)
-        await settle(books, webhook, [head], ACKNOWLEDGED)
-        gone.append(head)
-    assert gone == [seqs[3], *seqs[:3], seqs[4]]
-
-
-async def test_the_first_of_an_empty_queue_becomes_its_head(books: Books, replays: Replays) -> None:
-    """Of a chunk's deliveries of one queue the oldest is pending, the others wait; every queue has its own."""
-    webhook = await books.set(SHOP, order="chat")
-    seqs = await books.accept_batch(SHOP, ["a", "b"] * 3)
-    await settle(books, webhook, seqs, DEAD)
-    await replays.done(state="dead")
-    assert books.states(webhook) == [PENDING, PENDING, *[WAITING] * 4]
-    assert len(books.rows("SELECT DISTINCT queue FROM delivery")) == 2
-
-
-async def test_what_waits_goes_on_waiting_with_a_new_budget(books: Books, replays: Replays) -> None:
-    """Its turn does not come earlier; its age and its attempts are counted anew."""
-    webhook = await books.set(SHOP)
-    seqs = await books.accept(SHOP, "a", "a")
-    for seq in seqs:
-        await books.record(webhook, seq, Effect.RETRY)
-    await books.set(SHOP, order="chat")
-    await books.convert(webhook)
-    books.now_ms += 7000
-    await replays.done(state="waiting")
-    assert books.states(webhook) == [PENDING, WAITING]
-    row = books.delivery(webhook, seqs[1])
-    assert (row.attempts, row.charged, row.since_ms) == (1, 0, books.now_ms)
-    assert books.delivery(webhook, seqs[0]).charged == 1
-
-
-async def test_queues_are_those_of_the_order_that_is_set_now(books: Books, replays: Replays) -> None:
-    """Settled deliveries keep the queue they had; reopened, they stand in that of the present order, or in none."""
-    webhook = await books.set(SHOP, order="chat")
-    seqs = await books.accept(SHOP, "a", "b")
-    await settle(books, webhook, seqs, DEAD)
-    await books.set(SHOP, order="instance")
-    await books.convert(webhook)
-    await replays.done(state="dead")
-    assert books.states(webhook) == [PENDING, WAITING]
-    await settle(books, webhook, seqs, DEAD)
-    await books.set(SHOP)
-    await books.convert(webhook)
-    await replays.done(state="dead")
-    assert books.states(webhook) == [PENDING, PENDING]
-    assert books.rows("SELECT DISTINCT queue FROM delivery") == [(None,)]
-
-
-async def test_a_replay_waits_while_an_order_is_being_converted(books: Books, replays: Replays) -> None:
-    """Nothing is reopened until every delivery stands in its new queue; then the replay goes on by itself."""
-    webhook = await books.set(SHOP)
-    seqs = await books.accept(SHOP, "a", "a", "a")
-    await settle(books, webhook, seqs[:1], DEAD)
-    await books.set(SHOP, order="chat")
-    replay = await replays.ask(state="dead")
-    advance = AdvanceReplay(replay, [Candidate(seqs[0], SHOP, 0)], Place(webhook, seqs[0]), finished=False, now_ms=0)
-    assert await books.do(advance) == [None]
-    assert books.states(webhook) == [DEAD, PENDING, PENDING]
-    await books.convert(webhook)
-    await replays.finished(replay.row.number)
-    assert books.states(webhook) == [WAITING, PENDING, WAITING]
-
-
 async def test_a_rate_spaces_the_due_times(books: Books) -> None:
     """A chunk goes on where the one before ended, also after a restart; a pause makes up for nothing."""
     await books.set(SHOP)
@@ -408,13 +214,6 @@ async def test_a_webhook_deleted_half_way_keeps_its_dead(books: Books) -> None:
     assert books.states(webhook) == [DEAD]
 
 
-def id_of(books: Books, webhook: int, seq: int) -> str:
-    """Return the id of a delivery."""
-    record = books.records()[seq - 1]
-    assert isinstance(record, EventAccepted)
-    return delivery_text(record.id, webhook)
-
-
 async def test_one_delivery_is_replayed_alone(books: Books, replays: Replays) -> None:
     """Its neighbours stay; an acknowledged one only if told, an unknown one is not found."""
     webhook = await books.set(SHOP)
@@ -438,66 +237,6 @@ async def test_one_delivery_is_replayed_alone(books: Books, replays: Replays) ->
             await replays.requests.one(wrong, acknowledged=False)
     with pytest.raises(NotFoundError):
         await view_replay(books.reader, 1)
-
-
-async def accept_kinds(books: Books, *events: tuple[str, str]) -> list[int]:
-    """Accept events of these kinds on these instances; return their seqs."""
-    bodies = [msgspec.json.encode({"event": kind, "instance": instance, "data": {}}) for kind, instance in events]
-    ((first, ids),) = await books.do(AcceptBatch([read_event(body) for body in bodies], books.now_ms))
-    return list(range(first, first + len(ids)))
-
-
-def setting(books: Books, address: Address, *kinds: str) -> SetWebhook:
-    """Return the command that sets a webhook which takes those kinds, or all."""
-    settings = Settings(url="http://h.test/", events=kinds)
-    return SetWebhook(address, "api", books.now_ms, lambda _known: (settings, Credentials()))
-
-
-async def test_events_are_added_for_a_webhook_that_was_set_too_late(books: Books, replays: Replays) -> None:
-    """It gets those of its instance and its kinds that it has not got, each once."""
-    first = await books.set(SHOP)
-    seqs = await accept_kinds(books, ("message.upsert", OTHER), ("message.upsert", SHOP), ("call", SHOP))
-    made = [
-        setting(books, Address("instance", SHOP, "late"), "MESSAGES_UPSERT"),
-        setting(books, Address("global")),
-    ]
-    late, everywhere = [webhook.number for webhook, _ in await books.do(*made)]
-    seqs += await accept_kinds(books, ("message.upsert", SHOP))
-    replay = await replays.done(webhook=late, adds=True)
-    assert (replay.request.matched, replay.row.replayed, moved(books)) == (1, 1, [seqs[1]])
-    assert {record.move for record in moves(books)} == {Move.ADD}
-    assert books.delivery(late, seqs[1]) == Delivery(late, seqs[1], PENDING, books.now_ms, 0, 0, None, books.now_ms)
-    replay = await replays.done(webhook=everywhere, adds=True, kind="MESSAGES_UPSERT")
-    assert (replay.request.matched, moved(books)[1:]) == (2, seqs[:2])
-    again = await replays.done(webhook=everywhere, adds=True)
-    assert (again.request.matched, again.row.replayed, moved(books)[3:]) == (1, 1, [seqs[2]])
-    assert len(books.states(first)) == 3
-    for wanted, place in ((ReplayFilter(instance=OTHER), "instance"), (ReplayFilter(kind="CALL"), "event")):
-        with pytest.raises(InvalidError, match=rf"at `\$\.{place}`"):
-            await replays.requests.many(replace(wanted, webhook=late, adds=True), None)
-
-
-async def test_what_a_webhook_takes_when_its_turn_comes_is_added(books: Books) -> None:
-    """Set anew since the request, it gets nothing that it does not take any more."""
-    await accept_kinds(books, ("call", SHOP), ("message.upsert", SHOP))
-    ((webhook, _),) = await books.do(setting(books, Address("global"), "CALL"))
-    replays = Replays(books)
-    replay = await replays.requests.many(ReplayFilter(webhook=webhook.number, adds=True, kind="CALL"), None)
-    await books.do(setting(books, Address("global"), "MESSAGES_UPSERT"))
-    advance = await replays.advance(replay)
-    assert (advance.found, advance.finished) == ([], True)
-    assert replay.request.matched == 1
-
-
-async def test_added_deliveries_stand_in_their_queues(books: Books, replays: Replays) -> None:
-    """For an ordered webhook they go before what came later, but behind the head there is."""
-    early = await books.accept(SHOP, "a", "a")
-    webhook = await books.set(SHOP, order="instance")
-    later = await books.accept(SHOP, "a", "a")
-    await replays.done(webhook=webhook, adds=True)
-    assert books.states(webhook) == [WAITING, WAITING, PENDING, WAITING]
-    await settle(books, webhook, [later[0]], ACKNOWLEDGED)
-    assert books.delivery(webhook, early[0]).state == PENDING
 
 
 async def test_what_was_in_flight_counts_and_is_tried_again_when_the_replay_says(

@@ -5,6 +5,7 @@ then grows without end, so that is said aloud.
 """
 
 import sqlite3
+import time
 
 import anyio
 import structlog
@@ -12,7 +13,9 @@ import structlog
 from outbox.domain.errors import DamagedFileError, OutboxError, OutcomeUnknownError
 from outbox.store.sqlite.connections import Hopper, translated
 
-FRAMES = 1000
+FRAMES, FEWEST_FRAMES = 1000, 100
+PATIENCE_S = 0.02
+"""About so long a commit may wait while frames are moved; how many that are depends on the disk, and how scattered."""
 LARGE_BYTES = 256 * 1024 * 1024
 
 _FRAME_BYTES = 4096 + 24
@@ -29,7 +32,7 @@ class Checkpoints:
         self._writer = writer
         self._frames = 0
         self._left_bytes = 0
-        self._due_at = FRAMES
+        self._stride = self._due_at = FRAMES
         self._due = anyio.Event()
         self._doubt: OutboxError | None = None
         self._said_at = 0
@@ -78,7 +81,7 @@ class Checkpoints:
                     raise damage from error
                 # Nothing is lost: what is committed stays in the write-ahead log, and a later commit asks again.
                 _log.warning("checkpoint.refused", reason=str(error))
-            self._due_at = self._frames + FRAMES
+            self._due_at = self._frames + self._stride
             self._tell()
 
     async def move_all(self) -> None:
@@ -91,7 +94,10 @@ class Checkpoints:
             _log.warning("checkpoint.refused", reason=str(error))
 
     def _move(self, connection: sqlite3.Connection, mode: str) -> None:
+        began = time.monotonic()
         _, frames, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        slower = min(max((time.monotonic() - began) / PATIENCE_S, 0.8), 4.0)
+        self._stride = min(max(round(self._stride / slower), FEWEST_FRAMES), FRAMES)
         self._frames = max(frames - moved, 0)
         self._left_bytes = self.unmoved_bytes
 
