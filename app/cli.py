@@ -27,4 +27,4 @@ for _command in (
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/outbox")

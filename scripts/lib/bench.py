@@ -386,4 +386,4 @@ def yardstick() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/bench")

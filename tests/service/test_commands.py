@@ -180,6 +180,7 @@ async def test_settings(tmp_path: Path) -> None:
     ("arguments", "status", "said"),
     [
         (["--help"], 0, "verify"),
+        (["replay", "--help"], 0, "Usage: scripts/outbox replay"),
         (["--version"], 0, "evolution-outbox"),
         (["nonsense"], 2, "No such command"),
         (["show"], 2, "Missing argument"),
