@@ -188,8 +188,8 @@ async def test_the_queue_of_the_journal_is_bounded(tmp_path: Path) -> None:
         replies = await asyncio.gather(*posting)
         accepted = [reply for reply in replies if reply.status == 202]
         assert all(refused_for_now(reply, "queue is full") for reply in replies if reply.status != 202)
-        # One commit is under way with what came first, and three events fit in behind it.
-        assert 4 <= len(accepted) < 12
+        # Three events fit in; if they did not come all at once, a commit is under way with the first of them.
+        assert 3 <= len(accepted) < 12
         assert (await stats(service))["events"] == len(accepted)
         # An event larger than the whole queue goes in when nothing else waits.
         assert (await post(service, of_size(200_000))).status == 202
