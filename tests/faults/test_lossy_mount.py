@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from outbox.inspecting import open_inspector
 from tests.conftest import NOT_ALLOWED
 from tests.faults.load import Load, faults_of_delivery, misbehaving
 from tests.harness import ROOT, Receiver, Service
+from tests.logged import stored
 
 CUTS = 8
 MOST_CUTS = 40
@@ -258,10 +259,3 @@ async def faults_of_file(database: Path, known: Iterable[str]) -> list[str]:
     async with open_inspector(database) as inspector:
         report = await inspector.verify(lambda _done, _all: None)
     return faults + [str(problem) for problem in report.problems]
-
-
-def stored(database: Path) -> dict[str, int]:
-    """Return the ids of all events in the file, and how many deliveries each has; leave the file as it is."""
-    counting = "SELECT id, (SELECT count(*) FROM delivery WHERE event = seq) FROM event"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return {f"evt_{found.hex()}": deliveries for found, deliveries in connection.execute(counting)}

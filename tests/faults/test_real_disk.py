@@ -6,11 +6,10 @@ import fcntl
 import os
 import random
 import shutil
-import sqlite3
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ import pytest
 from tests.conftest import NOT_ALLOWED
 from tests.faults.load import Load
 from tests.harness import Receiver, Service
+from tests.logged import stored
 
 CUTS = 6
 SEED = 20_261_124
@@ -63,12 +63,6 @@ def cut(folder: Path) -> None:
         os.close(descriptor)
 
 
-def stored(service: Service) -> set[str]:
-    """Return the ids of all events in the file."""
-    with closing(sqlite3.connect(service.database)) as connection:
-        return {f"evt_{found.hex()}" for (found,) in connection.execute("SELECT id FROM event")}
-
-
 async def test_what_got_a_202_survives_power_cuts_of_a_real_file_system(image: Path, tmp_path: Path) -> None:
     """After each cut and the recovery of the file system every event that had its 202 is there, and all is sound."""
     assert not await lost(image, tmp_path, "")
@@ -103,6 +97,6 @@ async def lost(image: Path, tmp_path: Path, bug: str) -> set[str]:
             with mounted(image, folder):
                 print(f"cut {number}: {len(known)} accepted")
                 await service.verify()
-                if known - stored(service):
-                    return known - stored(service)
+                if gone := known - stored(service.database).keys():
+                    return gone
     return set()
