@@ -5,6 +5,7 @@ a webhook sender must not do (redirects, cookies, proxies, netrc, decompression)
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -19,6 +20,7 @@ PIECE_BYTES = 64 * 1024
 
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 """The whole POST has one deadline (`outbox.relay.deadlines`); a timer for each step would cost more than it tells."""
+_NO_TARGET = re.compile(r"[\x00-\x20\x7f]")
 _SWITCHING = 101
 _FINAL = 200
 
@@ -68,9 +70,13 @@ class Wire:
 
     def _look_up(self, text: str) -> _Callee:
         url = URL(text, encoded=True)  # else yarl would send a/b for a%2Fb
-        if url.scheme not in self._connector.allowed_protocol_schema_set or not url.raw_host:
-            raise aiohttp.InvalidURL(url)
-        request = aiohttp.ClientRequest(hdrs.METH_POST, url, loop=self._loop)
+        known = url.scheme in self._connector.allowed_protocol_schema_set
+        try:
+            if not known or not url.raw_host or _NO_TARGET.search(text):
+                raise aiohttp.InvalidURL(text)
+            request = aiohttp.ClientRequest(hdrs.METH_POST, url, loop=self._loop)
+        except ValueError as error:
+            raise aiohttp.InvalidURL(text) from error
         ending = "connection: close\r\n" if self._connector.force_close else ""
         opening = f"POST {url.raw_path_qs} HTTP/1.1\r\nhost: {request.headers[hdrs.HOST]}\r\n{ending}"
         return _Callee(request, opening)

@@ -143,7 +143,10 @@ async def test_a_header_that_would_be_two_is_never_sent(header: tuple[str, str])
             await Wire(connector).exchange("http://127.0.0.1:9", {"a": "b", header[0]: header[1]}, b"")
 
 
-@pytest.mark.parametrize("url", ["ftp://host/", "host", "http:///path", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://host/", "host", "http:///path", "", "http://h/a b", "http://h/a\r\nb: c", "http://h/?a\0", "http://h:x/"],
+)
 async def test_a_url_that_cannot_be_called_is_an_error(url: str) -> None:
     """Not one of many kinds of ValueError."""
     async with aiohttp.TCPConnector() as connector:
