@@ -58,6 +58,11 @@ class Breaker:
         self._nudged = False
         self._probed: int | None = None
 
+    @property
+    def is_nudged(self) -> bool:
+        """Whether a probe is to be made at once, be a delivery due or not."""
+        return self.is_open and self._nudged
+
     def wait_s(self, now: float) -> float:
         """Return the seconds until an attempt may begin: 0 while closed, infinite while a probe is under way."""
         if not self.is_open:

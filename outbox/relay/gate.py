@@ -28,6 +28,11 @@ class Gate:
         """Whether the breaker is open: then there are only probes, one at a time."""
         return self._breaker.is_open
 
+    @property
+    def is_nudged(self) -> bool:
+        """Whether a probe is to be made at once, be a delivery due or not."""
+        return self._breaker.is_nudged
+
     def turn(self, webhook: Webhook) -> None:
         """Go by other settings from here on."""
         self._pacer.set(webhook.settings.concurrency, webhook.settings.rate_limit)

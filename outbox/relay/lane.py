@@ -27,6 +27,7 @@ from outbox.relay.sweeping import insist
 PAGE = 512
 LOAD_BYTES = 1024 * 1024
 IDLE_S = 30.0
+LATEST_MS = (1 << 63) - 1
 
 
 class Surroundings(Struct, frozen=True):
@@ -79,6 +80,11 @@ class Lane:
     def woken(self) -> bool:
         """Whether something changed that the lane has not looked at."""
         return self._changed.is_set()
+
+    @property
+    def is_nudged(self) -> bool:
+        """Whether the lane was told to try at once, and has not done so."""
+        return self._gate.is_nudged
 
     def wake(self, *, nudged: bool = False) -> None:
         """Look again: there is new work, or the settings have changed. `nudged` means: try at once."""
@@ -170,6 +176,8 @@ class Lane:
             count = 1 if self._gate.is_open else PAGE
             # What is let go while the answer is under way would stand in it as it was before its outcome.
             claims = await self._around.claims.due(self.number, self._looked_until_ms, count, but=self._taken)
+            if not claims and self._gate.is_nudged:
+                claims = await self._around.claims.due(self.number, LATEST_MS, count, but=self._taken)
             cutoff = self._expiry.cutoff_ms(self._turned.held, now_ms)
             expired = [claim.seq for claim in claims if claim.since_ms <= cutoff]
             if not expired:

@@ -81,11 +81,11 @@ class Relay:
         for number in touched | nudged:
             lane = self._lanes.get(number)
             webhook = self._around.journal.webhooks.get(number)
-            if lane is not None:
-                lane.wake(nudged=number in nudged)
-            elif webhook is not None and not webhook.holds and not webhook.conversion.phase:
+            if lane is None and webhook is not None and not webhook.holds and not webhook.conversion.phase:
                 self._lanes[number] = lane = Lane(webhook, self._around)
                 self._tasks.start_soon(self._supervise, lane)
+            if lane is not None:
+                lane.wake(nudged=number in nudged)
             if number not in self._sweeping and (webhook is None or webhook.conversion.phase):
                 self._sweeping.add(number)
                 self._tasks.start_soon(self._sweep, number, bury if webhook is None else convert)
@@ -106,7 +106,7 @@ class Relay:
             del self._lanes[lane.number]
         # Between the lane's last look and this line nothing else ran, unless it broke or was woken as it ended.
         if lane.woken:
-            self._noticed({lane.number})
+            self._noticed({lane.number}, {lane.number} if lane.is_nudged else NOBODY)
 
     async def _sweep(self, webhook: int, chore: Chore) -> None:
         """Do a chore, and look again afterwards: the webhook may have been changed or deleted meanwhile."""

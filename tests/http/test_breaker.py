@@ -4,8 +4,10 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.harness import NO_ANSWER, Arrival, Receiver, Service, running
-from tests.http.support import Shown, attempted, event_when, settled, states
+from tests.http.support import Shown, array, attempted, event_when, numbered, post_batch, settled, states
 from tests.http.test_metrics import samples, value
 
 SELDOM = {"WEBHOOK_RETRY_INITIAL_DELAY_SECONDS": "600", "WEBHOOK_RETRY_MAX_DELAY_SECONDS": "600"}
@@ -147,6 +149,31 @@ async def test_one_delivery_without_usable_answers_opens_it(tmp_path: Path) -> N
         await wait_for_breaker(service, "closed")
 
 
+@pytest.mark.parametrize("how", ["set", "enabled", "tested", "replayed"])
+async def test_a_probe_at_once_waits_for_no_due_time(tmp_path: Path, how: str) -> None:
+    """Who has mended the receiver, and says so, sees what is pending arrive now, though all of it is due much later."""
+    receiver = Receiver()
+    async with running(tmp_path, **SELDOM) as service:
+        async with receiver:
+            await service.set_webhook("loja01", receiver.url)
+        ids = (await post_batch(service, array(numbered(6)))).json()["ids"]
+        for event_id in ids:
+            await attempted(service, event_id)
+        await wait_for_breaker(service, "open")
+        if how == "enabled":
+            await service.set_webhook("loja01", receiver.url, enabled=False)
+        async with receiver:
+            if how in {"set", "enabled"}:
+                await service.set_webhook("loja01", receiver.url)
+            elif how == "tested":
+                assert (await service.request("POST", "/webhooks/instances/loja01/test")).status == 200
+            else:
+                reply = await service.request("POST", f"/deliveries/{ids[0].replace('evt', 'dlv')}_1/replay")
+                assert reply.status == 202
+            await receiver.wait_for_count(2 if how == "tested" else 1)
+            await wait_for_breaker(service, "closed")
+
+
 async def test_a_disabled_webhook_keeps_its_breaker(tmp_path: Path) -> None:
     """Set anew it is tried at once, and only a success closes its breaker."""
     receiver = Receiver()
@@ -155,7 +182,6 @@ async def test_a_disabled_webhook_keeps_its_breaker(tmp_path: Path) -> None:
             await service.set_webhook("loja01", receiver.url)
         ids = [await service.accept() for _ in range(6)]
         await wait_for_breaker(service, "open")
-        ids.append(await service.accept())  # all others may have been tried: only what is due is probed
         await service.set_webhook("loja01", receiver.url, enabled=False)
         shown = await webhook(service)
         assert (shown["state"], shown["breaker"]) == ("disabled", "open")

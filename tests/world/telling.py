@@ -7,6 +7,7 @@ from msgspec import Struct, field
 from outbox.domain.deliveries import Effect, Move, State
 from outbox.domain.records import (
     AttemptRecorded,
+    BreakerMoved,
     DeliveriesBuried,
     DeliveriesMoved,
     EventAccepted,
@@ -43,7 +44,8 @@ class Account(Struct):
 class Told(Struct):
     """Everything that the log says. `punctual` says that no clock was set back while it was written.
 
-    `replayed` counts the deliveries that a replay, by number, has moved so far.
+    `replayed` counts the deliveries that a replay, by number, has moved so far. `nudged` has, by webhook, since
+    when one with an open breaker has a probe to make that waits for no due time.
     """
 
     punctual: bool
@@ -51,10 +53,13 @@ class Told(Struct):
     accounts: dict[tuple[int, int], Account] = field(default_factory=dict)
     webhooks: dict[int, WebhookSet] = field(default_factory=dict)
     replayed: dict[int, int] = field(default_factory=dict)
+    opened: set[int] = field(default_factory=set)
+    nudged: dict[int, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def follow(self, seq: int, record: Record) -> None:
         """Take in the next record."""
+        self._nudge(record)
         problems: list[str] = []
         match record:
             case WebhookSet():
@@ -77,6 +82,18 @@ class Told(Struct):
             case _:
                 pass
         self.problems += [f"record {seq}: {problem}" for problem in problems]
+
+    def _nudge(self, record: Record) -> None:
+        """Note which breaker is open, and what is reason to try at once all the same."""
+        match record:
+            case BreakerMoved(opened=True):
+                self.opened.add(record.webhook)
+            case BreakerMoved():
+                self.opened.discard(record.webhook)
+            case WebhookSet() | DeliveriesMoved(move=Move.ADD | Move.REOPEN):
+                self.nudged[record.webhook] = record.at_ms
+            case _:
+                pass
 
     def _accepted(self, seq: int, record: EventAccepted) -> list[str]:
         self.events[seq] = record
@@ -109,7 +126,10 @@ class Told(Struct):
         )
         if not next_one:
             problems.append(f"{what} follows {len(account.attempts)} others")
-        if self.punctual and record.at_ms < account.due_ms and not account.disturbed:
+        nudged = record.webhook in self.opened and record.at_ms >= self.nudged.get(record.webhook, record.at_ms + 1)
+        if nudged:
+            del self.nudged[record.webhook]
+        if self.punctual and record.at_ms < account.due_ms and not account.disturbed and not nudged:
             problems.append(f"{what} is made {account.due_ms - record.at_ms} ms before it is due")
         account.attempts.append(record)
         account.due_ms = record.due_ms
