@@ -7,7 +7,7 @@ from msgspec import Struct
 from outbox.domain.deliveries import State
 from outbox.domain.records import GENESIS, UNREADABLE, EventAccepted, chained, decode_or_blank
 from outbox.journal.walking import read_events
-from outbox.store.protocol import Aged, Due, LogRow, Reader
+from outbox.store.protocol import END_OF_TIME_MS, Aged, Due, LogRow, Reader
 
 _UNSETTLED = frozenset({State.PENDING, State.WAITING})
 
@@ -40,7 +40,13 @@ class Claims:
 
     async def due(self, webhook: int, until_ms: int, limit: int, but: Collection[int] = ()) -> list[Claim]:
         """Return up to `limit` pending deliveries due by `until_ms`, the longest due first, but not of these events."""
-        rows = await self._reader.due(webhook, until_ms, limit, but)
+        return await self._claims(await self._reader.due(webhook, until_ms, limit, but))
+
+    async def due_after(self, webhook: int, after_ms: int, limit: int, but: Collection[int]) -> list[Claim]:
+        """Return up to `limit` pending deliveries due later than `after_ms`, as `due` does."""
+        return await self._claims(await self._reader.due(webhook, END_OF_TIME_MS, limit, but, after_ms=after_ms))
+
+    async def _claims(self, rows: list[Due]) -> list[Claim]:
         events = [decode_or_blank(row.record) if _continues(row) else UNREADABLE for row in rows]
         for index, event in enumerate(events):
             if event is UNREADABLE:

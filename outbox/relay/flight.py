@@ -1,5 +1,6 @@
 """One attempt: from a claim and its body to the record of what came of it."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
@@ -42,10 +43,14 @@ _PARTS: dict[str, Part] = {DAMAGED.error: "body", DAMAGED_RECORD.error: "record"
 
 
 class Flight(NamedTuple):
-    """One POST that was made: when it began and ended, in milliseconds since the epoch, and what came of it."""
+    """One POST that was made: when it began and ended, in milliseconds since the epoch, and what came of it.
+
+    `took_ms` is by the loop's clock: between beginning and end the wall clock may have been set.
+    """
 
     started_ms: int
     ended_ms: int
+    took_ms: int
     answer: Answer
 
 
@@ -64,15 +69,22 @@ class Tower(Struct, frozen=True):
         """Make one POST and return what came of it; cancelled, it leaves nothing behind."""
         started_ms = self.clock.now_ms()
         if not claim.sound:
-            return Flight(started_ms, started_ms, DAMAGED_RECORD)
+            return Flight(started_ms, started_ms, 0, DAMAGED_RECORD)
         if body is None or body_digest(body) != claim.event.digest:
-            return Flight(started_ms, started_ms, DAMAGED)
-        answer = await self.courier.post(self.parcel(webhook, claim, body, claim.attempts + 1, started_ms))
-        return Flight(started_ms, self.clock.now_ms(), answer)
+            return Flight(started_ms, started_ms, 0, DAMAGED)
+        answer, took_ms = await self.post(self.parcel(webhook, claim, body, claim.attempts + 1, started_ms))
+        return Flight(started_ms, self.clock.now_ms(), took_ms, answer)
+
+    async def post(self, parcel: Parcel) -> tuple[Answer, int]:
+        """Make one POST; return what came of it, and the milliseconds it took whatever the wall clock did."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        answer = await self.courier.post(parcel)
+        return answer, round((loop.time() - began) * 1000)
 
     def conclude(self, webhook: Webhook, claim: Claim, flight: Flight, probe_s: float | None) -> AttemptRecorded:
         """Return the record of an attempt. A probe that failed costs nothing, and comes again in `probe_s` seconds."""
-        started_ms, ended_ms, answer = flight
+        started_ms, ended_ms, took_ms, answer = flight
         if is_damage(answer):
             decision = Decision(Effect.BURY, claim.charged, ended_ms, _REASONS[answer.error])
         else:
@@ -85,7 +97,7 @@ class Tower(Struct, frozen=True):
             end_ms = expires_ms(webhook.held, claim.since_ms, round(self.policy.max_age_s * 1000))
             due_ms = max(min(due_ms, end_ms), ended_ms)
         return AttemptRecorded(
-            claim.seq, webhook.number, claim.attempts + 1, started_ms, max(ended_ms - started_ms, 0), answer.status,
+            claim.seq, webhook.number, claim.attempts + 1, started_ms, took_ms, answer.status,
             answer.error, clean(answer.detail), answer.excerpt, decision.effect, charged, due_ms, decision.reason,
         )  # fmt: skip
 

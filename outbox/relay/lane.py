@@ -17,6 +17,7 @@ from outbox.journal.damage import Damage
 from outbox.journal.recording import Outcome
 from outbox.journal.setting import MoveBreaker
 from outbox.journal.writer import Journal
+from outbox.relay.astray import Astray
 from outbox.relay.budget import ByteBudget, portions
 from outbox.relay.expiring import SWEEP_S, Expiry
 from outbox.relay.flight import Flight, Tower, is_damage, note, tell
@@ -55,6 +56,8 @@ class Lane:
         self.number = webhook.number
         self._around = around
         self._gate = Gate(webhook, around.tower.policy, around.tower.random)
+        longest_s = max(around.tower.policy.max_s, RETRY_AFTER_MAX_S)
+        self._astray = Astray(around.claims, self.number, longest_s)
         self._expiry = Expiry(self.number, around.journal, around.claims, around.tower, around.expired)
         self._log = structlog.get_logger("relay").bind(webhook=webhook.number)
         self._now = asyncio.get_running_loop().time  # anyio's own way to it costs more than all of the gate
@@ -70,8 +73,6 @@ class Lane:
         self._moved = anyio.Event()
         self._roused = anyio.Event()
         self._stopping = False
-        self._astray_since: float | None = None
-        self._reach_ms = 0
         self._looked_until_ms = -1
         self._stale = False
         self._look()
@@ -120,6 +121,7 @@ class Lane:
             self._changed = anyio.Event()
             await self._around.recorder.wait_until_clear()
             await self._keep_breaker()
+            await self._astray.look(self._now(), self._around.tower.clock.now_ms())
             claims = await self._claim()
             if claims and self._gate.is_open:
                 await self._probe(claims[0])
@@ -171,13 +173,14 @@ class Lane:
         """Return due deliveries that are not in hand, the longest due first; those that are too old expire."""
         self._stale = False
         while self._gate.pause_s(self._now()) <= 0:
-            now_ms = self._around.tower.clock.now_ms()
-            self._looked_until_ms, self._reach_ms = max(now_ms, self._reach_ms), 0
+            self._looked_until_ms = now_ms = self._around.tower.clock.now_ms()
             count = 1 if self._gate.is_open else PAGE
             # What is let go while the answer is under way would stand in it as it was before its outcome.
-            claims = await self._around.claims.due(self.number, self._looked_until_ms, count, but=self._taken)
+            claims = await self._around.claims.due(self.number, now_ms, count, self._taken)
+            if len(claims) < count:
+                claims += await self._astray.claim(self._now(), now_ms, count - len(claims), self._taken)
             if not claims and self._gate.is_nudged:
-                claims = await self._around.claims.due(self.number, LATEST_MS, count, but=self._taken)
+                claims = await self._around.claims.due(self.number, LATEST_MS, count, self._taken)
             cutoff = self._expiry.cutoff_ms(self._turned.held, now_ms)
             expired = [claim.seq for claim in claims if claim.since_ms <= cutoff]
             if not expired:
@@ -200,28 +203,10 @@ class Lane:
             await self._expiry.sweep(self._turned.held, self._taken, self._now())
             wait_s = min(pause_s, SWEEP_S)
         elif first is not None:
-            wait_s = self._until_s(first, now_ms)
+            wait_s = self._astray.wait_s(first, self._now(), now_ms)
         with anyio.move_on_after(wait_s):
             await self._changed.wait()
         return first is not None or bool(self._taken) or self._changed.is_set()
-
-    def _until_s(self, first_ms: int, now_ms: int) -> float:
-        """Return the seconds until the first delivery is due, the longest delay of the schedule at most.
-
-        Further away than that it can only be because the wall clock was set back since the due time was stored; after
-        the longest delay it counts as due, whatever the clock says.
-        """
-        wait_s = max(first_ms - now_ms, 0) / 1000
-        longest_s = max(self._around.tower.policy.max_s, RETRY_AFTER_MAX_S)
-        if wait_s <= longest_s:
-            self._astray_since = None
-            return wait_s
-        if self._astray_since is None:
-            self._astray_since = self._now()
-        left_s = self._astray_since + longest_s - self._now()
-        if left_s <= 0:
-            self._reach_ms = first_ms
-        return max(left_s, 0.0)
 
     async def _probe(self, claim: Claim) -> None:
         """Make one attempt to see if the receiver is back, and wait until it is recorded."""

@@ -1,22 +1,14 @@
-"""The watched and spoiled disk (`disk.c`): builds the library, preloads it, and steers it while a process runs."""
+"""The watched and spoiled disk (`disk.c`): preloads it, and steers it while a process runs."""
 
 import errno
-import hashlib
-import mmap
-import os
-import shutil
 import struct
-import subprocess
-from collections.abc import Mapping
 from enum import IntFlag
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+from tests.faults.preloading import library, shared
+from tests.harness import Service
 
-from tests.harness import ROOT, Service
-
-SOURCE = Path(__file__).with_name("disk.c")
 FOREVER = 1 << 60
 
 _CONTROL = struct.Struct("=iiqqqiii20sxxxx")
@@ -46,7 +38,7 @@ class Disk:
         control.write_bytes(bytes(_CONTROL.size))
         self.lever = Lever(control)
         self.environment = {
-            "LD_PRELOAD": str(library()),
+            "LD_PRELOAD": str(library("disk.c")),
             "DISK_FOLDER": str(folder),
             "DISK_CONTROL": str(control),
             **({"DISK_LOG": str(self.log)} if recorded else {}),
@@ -79,8 +71,7 @@ class Lever:
 
     def __init__(self, control: Path) -> None:
         """Share the file."""
-        with control.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), _CONTROL.size)
+        self._memory = shared(control)
 
     def spoil(self, trouble: Trouble) -> None:
         """Let calls fail from now on."""
@@ -100,25 +91,3 @@ class Lever:
         """How many of the calls that are meant there were since `spoil`."""
         seen: int = _CONTROL.unpack(self._memory)[4]
         return seen
-
-
-def library() -> Path:
-    """Return the library, built if it is not there yet. Skips the test where that is impossible."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    built = ROOT / ".venv" / "cache" / f"disk-{digest}.so"
-    if not built.exists():
-        compiler = shutil.which("gcc") or shutil.which("cc")
-        if compiler is None:
-            pytest.skip("no C compiler: apt install gcc libc6-dev")
-        draft = built.with_suffix(f".{os.getpid()}")
-        built.parent.mkdir(parents=True, exist_ok=True)
-        options: Mapping[str, str] = {**os.environ, "LC_ALL": "C"}
-        done = subprocess.run(
-            [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-o", draft, SOURCE, "-ldl"],
-            capture_output=True, text=True, check=False, env=options,
-        )  # fmt: skip
-        if "stdio.h: No such file" in done.stderr or "features.h: No such file" in done.stderr:
-            pytest.skip("no C library's headers: apt install libc6-dev")
-        assert done.returncode == 0, done.stderr
-        draft.rename(built)
-    return built

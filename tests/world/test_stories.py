@@ -118,6 +118,25 @@ def test_a_clock_that_jumps_by_hours_keeps_nothing_back(hours: int, *, restarted
     assert len(set(good)) == 21
 
 
+def test_what_a_clock_put_off_is_not_put_off_further_by_what_fails_since() -> None:
+    """Other deliveries of the webhook, with retries of their own at all times, make nobody wait for longer."""
+
+    async def story(world: World) -> None:
+        alfa = world.receiver("alfa", Up(status=500))
+        await world.set_webhook(alfa)
+        (waiting,) = await world.post(1)
+        await world.sleep(1)
+        world.set_clock(-30 * HOUR_S)
+        world.turn(alfa, Mixed((Up(status=500), Up()), (1, 3)))
+        end_s = world.now_s + HOUR_S + 600
+        while world.now_s < end_s:
+            await world.post(1)
+            await world.sleep(10)
+        assert len(sightings(alfa, waiting.marker)) > 1
+
+    play(story, retry=RetryPolicy(initial_s=60, max_s=60))
+
+
 def test_retries_come_when_they_are_due() -> None:
     """Delays double from attempt to attempt, and no attempt comes early or much late."""
     receivers = []

@@ -79,7 +79,7 @@ _DUE = (
     "SELECT event, due_ms, attempts, charged, since_ms, CAST(record || digest || coalesce("
     "(SELECT digest FROM log WHERE seq = event - 1), zeroblob(32)) AS BLOB) AS bytes"
     " FROM delivery CROSS JOIN log ON seq = event"
-    " WHERE webhook = ? AND state = 0 AND due_ms <= ? AND event NOT IN (SELECT value FROM json_each(?))"
+    " WHERE webhook = ? AND state = 0 AND due_ms > ? AND due_ms <= ? AND event NOT IN (SELECT value FROM json_each(?))"
     " ORDER BY due_ms, event LIMIT ?"
 )
 _DUE_NUMBERS = "event, due_ms, attempts, charged, since_ms"
@@ -162,9 +162,11 @@ class SqliteReader:
         """See `Reader.deliveries`."""
         return await self._run(_deliveries, pairs)
 
-    async def due(self, webhook: int, until_ms: int, limit: int, but: Collection[int] = ()) -> list[Due]:
+    async def due(
+        self, webhook: int, until_ms: int, limit: int, but: Collection[int] = (), *, after_ms: int = -1
+    ) -> list[Due]:
         """See `Reader.due`."""
-        return await self._run(_due, webhook, until_ms, limit, msgspec.json.encode(list(but)))
+        return await self._run(_due, webhook, (after_ms, until_ms), msgspec.json.encode(list(but)), limit)
 
     async def older(self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:
         """See `Reader.older`."""
@@ -311,8 +313,8 @@ def _deliveries(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]
     return [Delivery._make(row) for row in connection.execute(query, flat(pairs))] if pairs else []
 
 
-def _due(connection: sqlite3.Connection, webhook: int, until_ms: int, limit: int, but: bytes) -> list[Due]:
-    found = _at_once(connection, _DUE, _DUE_NUMBERS, (webhook, until_ms, but.decode(), limit))
+def _due(connection: sqlite3.Connection, webhook: int, between: tuple[int, int], but: bytes, limit: int) -> list[Due]:
+    found = _at_once(connection, _DUE, _DUE_NUMBERS, (webhook, *between, but.decode(), limit))
     return [Due._make((*numbers, joined[:-64], joined[-64:-32], joined[-32:])) for *numbers, joined in found]
 
 
