@@ -178,7 +178,7 @@ class Lane:
             # What is let go while the answer is under way would stand in it as it was before its outcome.
             claims = await self._around.claims.due(self.number, now_ms, count, self._taken)
             if len(claims) < count:
-                claims += await self._astray.claim(self._now(), now_ms, count - len(claims), self._taken)
+                claims += await self._astray.claim(now_ms, count - len(claims), self._taken)
             if not claims and self._gate.is_nudged:
                 claims = await self._around.claims.due(self.number, LATEST_MS, count, self._taken)
             cutoff = self._expiry.cutoff_ms(self._turned.held, now_ms)
