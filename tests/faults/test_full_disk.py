@@ -215,7 +215,7 @@ async def test_readiness_returns_with_nobody_asking(filling: Filling, receiver: 
 
 async def test_a_stop_on_a_full_disk_says_what_is_lost(receiver: Receiver, tmp_path: Path) -> None:
     """Outcomes that could not be stored until the end are named, and those attempts are made again."""
-    filling = FileSize(tmp_path)
+    filling = NoSpace(tmp_path)
     service = service_on(filling, receiver)
     await service.start()
     receiver.answer = lambda _arrival: 500
@@ -228,6 +228,7 @@ async def test_a_stop_on_a_full_disk_says_what_is_lost(receiver: Receiver, tmp_p
     lost = [line for line in service.log if line["event"] == "outcomes.lost"]
     assert [(line["level"], line["count"]) for line in lost] == [("error", 1)]
     made = len(receiver.arrivals)
+    filling.free(service)
     await service.start()
     await receiver.wait_for_count(made + 1)
     await service.wait_until_settled()
