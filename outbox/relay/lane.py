@@ -28,7 +28,6 @@ from outbox.relay.sweeping import insist
 PAGE = 512
 LOAD_BYTES = 1024 * 1024
 IDLE_S = 30.0
-LATEST_MS = (1 << 63) - 1
 
 
 class Surroundings(Struct, frozen=True):
@@ -180,7 +179,7 @@ class Lane:
             if len(claims) < count:
                 claims += await self._astray.claim(now_ms, count - len(claims), self._taken)
             if not claims and self._gate.is_nudged:
-                claims = await self._around.claims.due(self.number, LATEST_MS, count, self._taken)
+                claims = await self._around.claims.due_after(self.number, now_ms, count, self._taken)
             cutoff = self._expiry.cutoff_ms(self._turned.held, now_ms)
             expired = [claim.seq for claim in claims if claim.since_ms <= cutoff]
             if not expired:

@@ -272,10 +272,7 @@ class Reader(Protocol):
     async def due(
         self, webhook: int, until_ms: int, limit: int, but: Collection[int] = (), *, after_ms: int = -1
     ) -> list[Due]:
-        """Return up to `limit` pending deliveries due after `after_ms` and by `until_ms`, but not of these events.
-
-        The longest due come first.
-        """
+        """Return up to `limit` pending deliveries due after `after_ms`, by `until_ms`, in that order, but not these."""
 
     async def older(self, webhook: int, cutoff_ms: int, due_ms: int, after: tuple[int, int]) -> Aged:
         """Look at some pending deliveries due by `due_ms`, in order of (due, event) after `after`."""
