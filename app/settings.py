@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MASK = "***"
 
 _EVENTS_PREFIX = "WEBHOOK_EVENTS_"
+_OWN_PREFIX = "OUTBOX_"
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _UNITS_B = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _AMOUNT_MAX = 2.0**53  # far beyond any size or time, and exact
@@ -254,8 +255,10 @@ def load_settings(environment: Mapping[str, str] | None = None, env_file: Path |
     said = {name: (text, ".env") for name, text in inner.items() if text}
     said |= {name: (text, "environment") for name, text in outer.items() if text}
     values = {variable.name: _value(variable, said.get(variable.name)) for variable in VARIABLES}
-    kinds, warnings = _kinds(said)
-    settings = Settings(values, kinds, warnings)
+    kinds, foreign = _kinds(said)
+    # Other names of WEBHOOK_ may be Evolution's own; those of OUTBOX_ are misspelt.
+    foreign += [name for name in said if name.startswith(_OWN_PREFIX) and name not in values]
+    settings = Settings(values, kinds, [f"{name} is not known here and ignored" for name in sorted(foreign)])
     _check(settings)
     return settings
 
@@ -283,20 +286,20 @@ def _value(variable: Variable, said: tuple[str, str] | None) -> Value:
 
 
 def _kinds(said: Mapping[str, tuple[str, str]]) -> tuple[dict[str, Value], list[str]]:
-    """Return the WEBHOOK_EVENTS_<KIND> switches by canonical kind, and warnings about names that are not ours."""
+    """Return the WEBHOOK_EVENTS_<KIND> switches by canonical kind, and the names that are of none."""
     kinds: dict[str, Value] = {}
-    warnings = []
+    foreign = []
     for name in sorted(said):
         if not name.startswith(_EVENTS_PREFIX):
             continue
         kind = catalogue.find(name.removeprefix(_EVENTS_PREFIX))
         if kind is None:
-            warnings.append(f"{name} is not known here and ignored")
+            foreign.append(name)
             continue
         value = _value(Variable(name, _boolean, "", _BOOLEAN), said[name])
         if kind.name not in kinds or value.meaning:
             kinds[kind.name] = value
-    return kinds, warnings
+    return kinds, foreign
 
 
 def _check(settings: Settings) -> None:

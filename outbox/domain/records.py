@@ -293,6 +293,15 @@ def decode_event(data: bytes) -> EventAccepted:
     return record
 
 
+def decode_checkpoint(seq: int, data: bytes) -> Checkpoint:
+    """Return the checkpoint that the record `seq` must be. Raises CorruptError."""
+    record = decode(data)
+    if not isinstance(record, Checkpoint):
+        msg = f"the record {seq} is not the checkpoint that it should be"
+        raise CorruptError(msg)
+    return record
+
+
 UNREADABLE = EventAccepted(bytes(16), 0, "", "", b"", 0, 0, (), dated=False, hops=0, idempotency=b"")
 """What stands for the record of an event that cannot be read. No body matches it, so nothing of it is ever sent."""
 

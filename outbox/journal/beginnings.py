@@ -1,7 +1,6 @@
 """Where the log begins: at its first record, or behind what was pruned."""
 
-from outbox.domain.errors import CorruptError
-from outbox.domain.records import Checkpoint, decode
+from outbox.domain.records import decode_checkpoint
 from outbox.store.protocol import Head, Reader
 
 
@@ -10,8 +9,5 @@ async def beginning(reader: Reader) -> Head:
     row = await reader.checkpoint()
     if row is None:
         return Head()
-    record = decode(row.record)
-    if not isinstance(record, Checkpoint):
-        msg = f"the record {row.seq} is not the checkpoint that it should be"
-        raise CorruptError(msg)
+    record = decode_checkpoint(row.seq, row.record)
     return Head(record.floor, record.chain)

@@ -52,6 +52,14 @@ async def set_webhooks(service: Service, receiver: Receiver, **more: Any) -> Non
         assert (await service.request("PUT", path, settings)).status in {200, 201}
 
 
+async def start_and_deliver(service: Service, receiver: Receiver) -> None:
+    """Start the service, and see that all its deliveries arrive, each once."""
+    await service.start()
+    await set_webhooks(service, receiver)
+    stats = await service.wait_until_settled()
+    assert stats["deliveries"]["acknowledged"] == len(receiver.arrivals) == 14
+
+
 def event_of(service: Service, chat: str, number: int) -> tuple[int, str, bytes]:
     """Return the seq, the id and the encoded record of an event."""
     place = 2 + CHATS.index(chat) + len(CHATS) * number
@@ -168,10 +176,7 @@ async def test_a_damaged_digest_costs_no_event(service: Service, receiver: Recei
     ((digest,),) = ask(service.database, f"SELECT digest FROM log WHERE seq = {seq + beside}")
     assert isinstance(digest, bytes)
     flip_on_disk(service.database, digest, 7)
-    await service.start()
-    await set_webhooks(service, receiver)
-    stats = await service.wait_until_settled()
-    assert stats["deliveries"]["acknowledged"] == len(receiver.arrivals) == 14
+    await start_and_deliver(service, receiver)
     assert f"record {seq + beside} does not continue" in await problems(service)
 
 
@@ -183,10 +188,7 @@ async def test_a_damaged_record_of_an_attempt_hides_no_other(service: Service, r
     (seq, record), *others = rows
     assert isinstance(record, bytes)
     flip_on_disk(service.database, record, 0)
-    await service.start()
-    await set_webhooks(service, receiver)
-    stats = await service.wait_until_settled()
-    assert stats["deliveries"]["acknowledged"] == len(receiver.arrivals) == 14
+    await start_and_deliver(service, receiver)
     first = (await service.request("GET", "/events?limit=50")).json()["items"][-1]["id"]
     shown = (await service.request("GET", f"/events/{first}")).json()
     assert len(shown["attempts"]) == len(others) + 2
@@ -200,10 +202,7 @@ async def test_damaged_settings_in_the_log_stop_a_rebuild_alone(service: Service
     flip_on_disk(service.database, record, -20)
     status, _, errors = await service.command("rebuild")
     assert (status, f"the record {seq} of the log does not continue the chain" in errors) == (1, True)
-    await service.start()
-    await set_webhooks(service, receiver)
-    stats = await service.wait_until_settled()
-    assert stats["deliveries"]["acknowledged"] == len(receiver.arrivals) == 14
+    await start_and_deliver(service, receiver)
     assert f"record {seq} " in await problems(service)
 
 

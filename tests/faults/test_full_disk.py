@@ -5,6 +5,7 @@ import os
 import resource
 import sqlite3
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -27,23 +28,23 @@ BACKLOG = 60
 SMALL_BYTES = 12 * 1024 * 1024
 
 
-class Filling:
+class Filling(ABC):
     """A disk that can be full for a while."""
 
     def __init__(self, folder: Path) -> None:
         """Have the service's files in `folder`."""
         self.folder = folder
 
-    def prepare(self, service: Service) -> None:
+    def prepare(self, service: Service) -> None:  # noqa: B027 - most disks need nothing
         """Put a service that is not running on it."""
 
+    @abstractmethod
     def fill(self, service: Service) -> None:
         """Leave no space for what is written from now on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def free(self, service: Service) -> None:
         """Let there be space again."""
-        raise NotImplementedError
 
 
 class NoSpace(Filling):

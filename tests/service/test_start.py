@@ -165,12 +165,13 @@ async def test_a_global_webhook_that_left_the_environment_is_disabled(tmp_path: 
     await service.verify()
 
 
-async def test_unknown_switches_are_warned_about_at_the_start(tmp_path: Path) -> None:
-    """Evolution's WEBHOOK_EVENTS_ERRORS is one warning in the log, and the service starts."""
-    service = Service(tmp_path, WEBHOOK_EVENTS_ERRORS="true")
+@pytest.mark.parametrize("name", ["WEBHOOK_EVENTS_ERRORS", "OUTBOX_DATABASE"])
+async def test_unknown_names_are_warned_about_at_the_start(tmp_path: Path, name: str) -> None:
+    """Evolution's switch for errors, and a name of ours that is misspelt: one warning in the log, and it starts."""
+    service = Service(tmp_path, **{name: "true"})
     await service.start()
     warning = await service.wait_for_log(lambda line: line["event"] == "settings.ignored")
-    assert warning["reason"] == "WEBHOOK_EVENTS_ERRORS is not known here and ignored"
+    assert warning["reason"] == f"{name} is not known here and ignored"
     assert await service.stop() == 0
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from outbox.domain.errors import CorruptError
 from outbox.domain.projecting import Changes, EventRow, begin, project, stands_alone
-from outbox.domain.records import Checkpoint, EventAccepted, chained, decode
+from outbox.domain.records import Checkpoint, EventAccepted, chained, decode, decode_checkpoint
 from outbox.store.protocol import Cut, Head
 from outbox.store.sqlite.connections import insert
 from outbox.store.sqlite.reading import last_checkpoint
@@ -46,10 +46,7 @@ def _begin(connection: sqlite3.Connection) -> Head:
     row = last_checkpoint(connection)
     if row is None:
         return Head()
-    checkpoint = decode(row.record)
-    if not isinstance(checkpoint, Checkpoint):
-        msg = f"the record {row.seq} is not the checkpoint that it should be"
-        raise CorruptError(msg)
+    checkpoint = decode_checkpoint(row.seq, row.record)
     last = 0
     while page := [kept for kept in _log_page(connection, last) if kept[0] <= checkpoint.floor]:
         changes = Changes()

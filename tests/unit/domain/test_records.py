@@ -32,6 +32,7 @@ from outbox.domain.records import (
     Record,
     chained,
     decode,
+    decode_checkpoint,
     decode_event,
     decode_or_blank,
     encode,
@@ -189,6 +190,15 @@ def test_an_events_record_is_read_as_one() -> None:
         with pytest.raises(CorruptError, match=problem):
             decode_event(data)
         assert decode_or_blank(data) is UNREADABLE
+
+
+def test_a_checkpoints_record_is_read_as_one() -> None:
+    """The record of something else in its place is damage."""
+    (line, *_) = (line for line in LINES if line["type"] == "Checkpoint")
+    data = bytes.fromhex(line["hex"])
+    assert decode_checkpoint(9, data) == decode(data)
+    with pytest.raises(CorruptError, match="record 9 is not the checkpoint"):
+        decode_checkpoint(9, encode(DELETED))
 
 
 def test_a_newer_versions_field_is_passed_over() -> None:
